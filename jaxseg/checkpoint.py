@@ -1,0 +1,90 @@
+"""Saving and restoring the peers of a run, by orbax.
+
+In: peers `{name: TrainState}` of NumPy arrays (one device's copy). Out: WORKDIR/checkpoints/STEP, written in the
+background, renamed into place when whole; the latest k and the best one are kept. A restored run goes on as if it had
+not stopped: the step number fixes data order and randomness.
+"""
+
+import functools
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from jaxseg.config import InputError
+from jaxseg.step import Peers, TrainState
+
+HIGHER_IS_BETTER = {"mean_iou": True, "train_loss": False}
+
+
+def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = False) -> ocp.CheckpointManager:
+    """The checkpoints of WORKDIR. Best by `config.checkpoint.best` (orbax's own max_to_keep would drop the latest)."""
+    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells every step of every save
+    higher = HIGHER_IS_BETTER[checkpoint.best]
+    policies = ocp.checkpoint_managers
+    rank = functools.partial(_metric, name=checkpoint.best)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(checkpoint.keep_latest),
+                policies.BestN(get_metric_fn=rank, reverse=not higher, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        ),
+        best_fn=rank,
+        best_mode="max" if higher else "min",
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+    )
+    return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+
+
+def _metric(metrics: dict, *, name: str) -> float:
+    """A NaN (nothing was scored) is worse than any number."""
+    value = metrics[name]
+    return value if np.isfinite(value) else (-np.inf if HIGHER_IS_BETTER[name] else np.inf)
+
+
+def save(manager: ocp.CheckpointManager, step: int, peers: Peers, metrics: dict[str, float] | None) -> None:
+    """Starts writing the checkpoint of `step`; returns before it is on disk (`manager.wait_until_finished()`).
+
+    metrics: what `config.checkpoint.best` ranks by, where the step was evaluated.
+    """
+    items = {name: ocp.args.StandardSave(_saved(peer)) for name, peer in peers.items()}
+    manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+
+
+def restore(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:
+    """The peers as saved at `step`; `peers` gives names and shapes. Raises InputError where the checkpoint has others."""
+    items = {}
+    for name, peer in peers.items():
+        shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _saved(peer))
+        items[name] = ocp.args.StandardRestore(shapes)
+    try:
+        restored = manager.restore(step, args=ocp.args.Composite(**items))
+        return {name: peer.replace(**restored[name]) for name, peer in peers.items()}
+    except (ValueError, KeyError, FileNotFoundError, OSError) as error:
+        raise InputError(
+            f"{manager.directory / str(step)}: this checkpoint cannot be read as peers {', '.join(peers)} of the run's config"
+            f" ({type(error).__name__}: {str(error)[:600]})."
+        ) from error
+
+
+def find_step(manager: ocp.CheckpointManager, which: str) -> int:
+    """The step that "last", "best" or a number names. Raises InputError."""
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise InputError(f"{manager.directory}: there is no checkpoint.")
+    step = {"last": manager.latest_step, "best": manager.best_step}.get(which, lambda: None)()
+    if step is None and which.isdecimal() and int(which) in steps:
+        step = int(which)
+    if step is None:
+        raise InputError(f"{manager.directory}: no checkpoint {which!r}; there are {', '.join(map(str, steps))}, last and best.")
+    return step
+
+
+def _saved(peer: TrainState) -> dict:
+    """What of a peer is saved; functions and the optimiser's definition come from the config."""
+    return {"step": peer.step, "params": peer.params, "batch_stats": peer.batch_stats, "opt_state": peer.opt_state}

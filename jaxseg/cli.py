@@ -1,0 +1,75 @@
+"""From the command line to a checked config, and from an exception to a sentence and an exit status.
+
+In: `sys.argv`. Out: a validated `config` in absl's flags. Exit status of every command: 0 done, 1 a crash (please
+report it), 2 input that cannot be used, 3 the loss became NaN or infinite.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxseg.config import InputError, all_fields, default, find_config_file, unknown_field
+
+EXIT_INPUT = 2
+EXIT_NONFINITE = 3
+
+
+class NonFiniteError(RuntimeError):
+    """A loss term or gradient became NaN or infinite; training stopped before anything of it was saved."""
+
+
+def run(main: Callable[[], None], *, usage: str, define: Callable[[], None] = lambda: None) -> None:
+    """Parses flags and calls `main`; InputError and NonFiniteError become a sentence on standard error and a status."""
+
+    def guarded(_) -> int:
+        try:
+            main()
+        except InputError as error:
+            return say(f"error: {error}", EXIT_INPUT)
+        except NonFiniteError as error:
+            return say(f"stopped: {error}", EXIT_NONFINITE)
+        return 0
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            define()
+            return parse_flags(list(argv))
+        except InputError as error:
+            sys.exit(say(f"error: {error}\n\n{usage.strip()}", EXIT_INPUT))
+
+    app.run(guarded, flags_parser=parse)
+
+
+def say(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+def define_config_file(default_file: str | None = None) -> None:
+    """The flag --config=FILE[:VARIANT], with --config.field=value for every field."""
+    config_flags.DEFINE_config_file("config", default_file, "Experiment file, with a variant after a colon.", lock_config=True)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing, with sentences for what it and ml_collections raise. Raises InputError."""
+    fields = all_fields(default())
+    for position, argument in enumerate(argv):
+        if match := re.match(r"--?config\.([^=]+)", argument):
+            if match[1] not in fields:
+                raise unknown_field(match[1], default())
+        elif match := re.match(r"(--?config)=(.*)", argument):
+            argv[position] = f"{match[1]}={find_config_file(match[2])}"
+        elif argument in ("--config", "-config") and position + 1 < len(argv):
+            argv[position + 1] = find_config_file(argv[position + 1])
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise InputError(f"{error}".replace("FATAL Flags parsing error: ", "")) from error
+    except (AttributeError, KeyError, TypeError, SyntaxError, ImportError) as error:
+        raise InputError(f"the experiment file or an override cannot be used: {type(error).__name__}: {error}") from error
+    if rest[1:]:
+        raise InputError(f"{rest[1]!r} is no flag; write --name=value.")
+    return rest

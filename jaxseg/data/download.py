@@ -1,0 +1,93 @@
+"""Fetching one public file: resumed where it broke off, verified before it gets its name.
+
+In: a `RemoteFile` (address, size, checksum). Out: the file, or an `InputError`; a partial download stays beside it as
+`NAME.part`, and only whole, verified bytes are ever renamed to NAME.
+"""
+
+import dataclasses
+import hashlib
+import http.client
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from jaxseg.config import InputError
+
+CHUNK_BYTES = 1 << 20
+ATTEMPTS = 5  # connections in a row that may bring nothing new
+TIMEOUT_S = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteFile:
+    url: str
+    size: int  # bytes
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+# Address: the challenge's own site. Size and checksum: as tensorflow-datasets records them (url_checksums/voc.txt).
+VOC2012_TAR = RemoteFile(
+    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    1_999_639_040,
+    "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+)
+
+
+def download(remote: RemoteFile, target: Path, *, progress=lambda n: None) -> None:
+    """Fetches `remote` to `target`, going on from `target.part` if there is one. Raises InputError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    have = part.stat().st_size if part.exists() else 0
+    if have > remote.size:  # of something else
+        part.unlink()
+        have = 0
+    if (free := shutil.disk_usage(target.parent).free) < remote.size - have:
+        raise InputError(f"{target.parent}: {remote.name} needs {remote.size - have:,} bytes, {free:,} are free; set config.data.dir.")
+    progress(have)
+    fruitless, reason = 0, ""
+    while have < remote.size:
+        if fruitless == ATTEMPTS:
+            raise InputError(
+                f"{remote.url}: {have:,} of {remote.size:,} bytes came, then {ATTEMPTS} attempts in a row brought nothing"
+                f" ({reason}). Run the same command again to go on, or fetch the file by other means to {target}."
+            )
+        try:
+            _append(remote, part, have, progress)
+            reason = "the connection closed early"
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(error) or type(error).__name__
+        now = part.stat().st_size if part.exists() else 0
+        fruitless, have = (fruitless + 1 if now <= have else 0), now
+    _verify(remote, part)
+    part.rename(target)
+
+
+def _append(remote: RemoteFile, part: Path, have: int, progress) -> None:
+    """Adds to `part` what the server sends from byte `have` on; starts over where it cannot send ranges."""
+    request = urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if have and not resumed:
+            progress(-have)
+            have = 0
+        with part.open("ab" if have else "wb") as file:
+            while have < remote.size and (chunk := response.read(min(CHUNK_BYTES, remote.size - have))):
+                file.write(chunk)
+                have += len(chunk)
+                progress(len(chunk))
+
+
+def _verify(remote: RemoteFile, part: Path) -> None:
+    with part.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != remote.sha256:
+        part.unlink()
+        raise InputError(
+            f"{remote.url}: the {remote.size:,} bytes that came have SHA-256 {digest}, expected {remote.sha256};"
+            " they were removed. Run the same command again."
+        )

@@ -1,0 +1,152 @@
+"""Batches from prepared records, by grain: which images, which crops, in which order, follows from seed and step alone.
+
+In: a `Prepared` data set and `config`. Out: iterators of this host's share of each global batch,
+{"image": f32 [b, h, w, 3] in [0, 1], "label": i32 [b, h, w], "valid": bool [b, h, w]}, NumPy arrays.
+
+Images are drawn and cropped by their position in the endless stream, before that stream is dealt out to hosts; so the
+global batch does not depend on hosts, devices, workers or threads, and starting at step n costs nothing.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from jaxseg.config import InputError
+from jaxseg.data.augment import center_crop, pad_to, random_crop, to_element
+from jaxseg.data.prepare import Prepared
+from jaxseg.labels import VOID
+
+Batch = dict[str, np.ndarray]
+
+
+class RandomCrop(grain.transforms.RandomMap):
+    """Record -> element: a random square crop."""
+
+    def __init__(self, crop_px: int):
+        self.crop_px = crop_px
+
+    def random_map(self, record: dict, rng: np.random.Generator) -> Batch:
+        return to_element(*random_crop(record["image"], record["label"], crop_px=self.crop_px, rng=rng))
+
+
+class View(grain.transforms.RandomMap):
+    """Position -> element to score: a record seen through `config.eval.view`; beyond the last record, all void."""
+
+    def __init__(self, records: Sequence, *, positions: int, view: str, crop_px: int, padded_hw: tuple[int, int]):
+        self.records, self.positions, self.view, self.crop_px, self.padded_hw = records, positions, view, crop_px, padded_hw
+
+    def random_map(self, position: int, rng: np.random.Generator) -> Batch:
+        height, width = self.padded_hw
+        if position >= self.positions:
+            return to_element(np.zeros((height, width, 3), np.uint8), np.full((height, width), VOID, np.uint8))
+        record = self.records[position % len(self.records)]
+        image, label = record["image"], record["label"]
+        if self.view == "random":
+            return to_element(*random_crop(image, label, crop_px=self.crop_px, rng=rng))
+        if self.view == "center":
+            return to_element(*center_crop(image, label, crop_px=self.crop_px))
+        return to_element(*pad_to(image, label, height=height, width=width))
+
+
+def stream(prepared: Prepared, *, seed: int) -> grain.MapDataset:
+    """The endless stream of training records: every epoch once through the split, shuffled anew."""
+    return grain.MapDataset.source(prepared.records("train")).seed(seed).shuffle().repeat()
+
+
+def train_batches(
+    prepared: Prepared, config: ConfigDict, *, start_step: int = 0, process: int = 0, processes: int = 1
+) -> grain.DatasetIterator:
+    """This host's share of the global batches from `start_step` on, without end; `close()` it when done.
+
+    Host p of P gets every P-th image of the global batch, from p on. Raises InputError where a crop does not fit.
+    """
+    data = config.data
+    check_crop(prepared, "train", data.crop_px)
+    dataset = stream(prepared, seed=config.seed).random_map(RandomCrop(data.crop_px))
+    dataset = dataset[process::processes].batch(config.train.batch_size // processes, drop_remainder=True)[start_step:]
+    return iterate(dataset, workers=data.workers, threads=data.threads)
+
+
+def image_ids(prepared: Prepared, config: ConfigDict, *, step: int) -> list[str]:
+    """Which images the global batch of `step` (from 0) holds."""
+    size = config.train.batch_size
+    positions = grain.MapDataset.range(prepared.images("train")).seed(config.seed).shuffle().repeat()
+    records = prepared.records("train")
+    return [records[positions[i]]["id"].decode() for i in range(step * size, (step + 1) * size)]
+
+
+def eval_batches(
+    prepared: Prepared, config: ConfigDict, *, multiple_px: int, process: int = 0, processes: int = 1
+) -> grain.DatasetIterator:
+    """This host's share of the validation split, every image once a pass, the last batch filled up with void images.
+
+    All hosts get equally many batches. view=whole pads images to the largest height and width of the split, rounded up
+    to `multiple_px`, with void.
+    """
+    evaluation, data = config.eval, config.data
+    if evaluation.view != "whole":
+        check_crop(prepared, "val", data.crop_px)
+    positions = prepared.images("val") * evaluation.passes
+    batches = math.ceil(positions / evaluation.batch_size)
+    view = View(
+        prepared.records("val"),
+        positions=positions,
+        view=evaluation.view,
+        crop_px=data.crop_px,
+        padded_hw=padded_hw(prepared, config, multiple_px=multiple_px),
+    )
+    dataset = grain.MapDataset.range(batches * evaluation.batch_size).seed(config.seed).random_map(view)
+    dataset = dataset[process::processes].batch(evaluation.batch_size // processes, drop_remainder=True)
+    return iterate(dataset, workers=data.workers, threads=data.threads)
+
+
+def padded_hw(prepared: Prepared, config: ConfigDict, *, multiple_px: int) -> tuple[int, int]:
+    """Height and width of every evaluation batch."""
+    if config.eval.view != "whole":
+        return config.data.crop_px, config.data.crop_px
+    summary = prepared.summary["val"]
+    return tuple(math.ceil(summary[side][1] / multiple_px) * multiple_px for side in ("height_px", "width_px"))
+
+
+def scored_pixels(prepared: Prepared, config: ConfigDict) -> int | None:
+    """How many valid pixels one evaluation must count; None where the crops decide."""
+    return prepared.valid_pixels("val") if config.eval.view == "whole" else None
+
+
+def steps_of_epochs(epochs: float, *, images: int, batch_size: int) -> int:
+    """Steps after which the stream has gone `epochs` times through the split."""
+    return math.ceil(epochs * images / batch_size)
+
+
+def check_crop(prepared: Prepared, split: str, crop_px: int) -> None:
+    """Raises InputError where the smallest prepared image is smaller than the crop."""
+    summary = prepared.summary[split]
+    smallest = min(summary["height_px"][0], summary["width_px"][0])
+    if smallest < crop_px:
+        raise InputError(
+            f"config.data.crop_px={crop_px} does not fit the smallest {split} image of {prepared.name} ({smallest} pixels"
+            " on one side after config.data.resize); crop less, or resize."
+        )
+
+
+def iterate(dataset: grain.MapDataset, *, workers: int, threads: int) -> grain.DatasetIterator:
+    """Reads ahead, by threads or by `workers` processes."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    iterable = dataset.to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain reads an absl flag when it starts workers
+            flags.FLAGS.mark_as_parsed()
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    return iter(iterable)
+
+
+def closing(batches: Iterator) -> Iterator:
+    """Passes batches on and closes a grain iterator at the end, also on an error."""
+    try:
+        yield from batches
+    finally:
+        batches.close()

@@ -1,0 +1,198 @@
+"""From raw files to prepared records, once: find, check, resize, write, and only then trust.
+
+In: `config.data`. Out: a `Prepared` (records per split and their summary). A prepared folder is trusted only if its
+`prepared.json`, written last, is there and every record file has the size noted in it. The folder's name carries data
+set, size and a fingerprint of the raw files' names, sizes and times, so changed raw files are prepared anew.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxseg.config import InputError
+from jaxseg.data import synthetic
+from jaxseg.data.builders import VERSION, Segmentation
+from jaxseg.data.download import VOC2012_TAR, download
+from jaxseg.data.raw import WANTED, Source, find_source
+from jaxseg.labels import LABELS, VOID, Labels
+
+MANIFEST = "prepared.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Prepared records: where they are and what is in them. `summary[split]`: images, sizes, label counts, sha256."""
+
+    name: str
+    folder: Path
+    summary: dict[str, dict]
+
+    @property
+    def labels(self) -> Labels:
+        return LABELS[self.name]
+
+    @property
+    def fingerprint(self) -> str:
+        """Content of all splits: the same wherever and whenever it was prepared."""
+        return hashlib.sha256("".join(self.summary[s]["sha256"] for s in sorted(self.summary)).encode()).hexdigest()[:16]
+
+    def images(self, split: str) -> int:
+        return self.summary[split]["images"]
+
+    def valid_pixels(self, split: str) -> int:
+        """Pixels that are not void, counted when the records were written."""
+        return sum(n for label, n in self.summary[split]["pixels_of_label"].items() if int(label) != VOID)
+
+    def records(self, split: str) -> Sequence:
+        """Random access: records[i] -> {"id": bytes, "image": uint8 [h, w, 3], "label": uint8 [h, w]}."""
+        return tfds.builder_from_directory(self.folder).as_data_source(split=split)
+
+
+def prepare(data: ConfigDict) -> Prepared:
+    """The records that `config.data` asks for, prepared first if they are not there yet. Raises InputError."""
+    data_dir = writable_dir(data.dir)
+    if data.name == "synthetic":
+        source_dir = synthetic.scenes_dir(data_dir, data.scenes)
+        if not source_dir.is_dir():
+            with progress_bar(f"rendering {data.scenes} scenes", data.scenes) as advance:
+                synthetic.write_scenes(source_dir, data.scenes, progress=lambda numbers: counted(numbers, advance))
+        source = dataclasses.replace(find_source("cityscapes", source_dir), name="synthetic")
+    elif data.download:
+        source = find_source("voc2012", download_voc2012(data_dir))
+    elif data.source_dir:
+        source = find_source(data.name, data.source_dir, trainaug=data.trainaug)
+    else:
+        return prepared_before(data, data_dir)
+    folder = data_dir / "prepared" / "segmentation" / variant_name(data, stamp_of(source)) / VERSION
+    if (prepared := load(folder)) is None:
+        build(source, folder, data_dir=data_dir / "prepared", resize=data.resize, size_px=data.size_px)
+        prepared = load(folder)
+    return prepared
+
+
+def variant_name(data: ConfigDict, stamp: str) -> str:
+    """Such as "camvid-square234-0a1b2c3d"."""
+    size = "" if data.resize == "none" else data.size_px
+    return f"{data.name}{'_trainaug' if data.trainaug else ''}-{data.resize}{size}-{stamp}"
+
+
+def stamp_of(source: Source) -> str:
+    """Fingerprint of which raw files there are: names, sizes in bytes, modification times."""
+    rows = [f"{split} {sample.id}" for split, samples in sorted(source.samples.items()) for sample in samples]
+    rows += [f"{name} {size} {time}" for name, (size, time) in sorted(source.tree.stamps.items())]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
+
+
+def prepared_before(data: ConfigDict, data_dir: Path) -> Prepared:
+    """Without source_dir: the one set of records of this name and size that was prepared before."""
+    pattern = data_dir / "prepared" / "segmentation" / variant_name(data, "*") / VERSION
+    found = [p for p in map(load, sorted(data_dir.glob(str(pattern.relative_to(data_dir))))) if p]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(
+            f"config.data.name={data.name!r}: nothing prepared in config.data.dir={data.dir}, and config.data.source_dir is"
+            f" not set. What is wanted:\n{WANTED[data.name]}"
+        )
+    names = ", ".join(p.folder.parent.name for p in found)
+    raise InputError(
+        f"config.data.dir={data.dir} holds {len(found)} prepared versions of {data.name} ({names}), and"
+        " config.data.source_dir is not set, which would say which one; set it."
+    )
+
+
+def load(folder: Path) -> Prepared | None:
+    """The prepared records in `folder`; None where there are none, or not whole."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        whole = all((folder / name).stat().st_size == size for name, size in manifest["bytes"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return Prepared(manifest["name"], folder, manifest["splits"]) if whole else None
+
+
+def build(source: Source, folder: Path, *, data_dir: Path, resize: str, size_px: int) -> None:
+    """Writes the records of `source` into `folder`, and the manifest last."""
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted preparation left
+    for leftover in folder.parent.glob("incomplete.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    total = sum(map(len, source.samples.values()))
+    with progress_bar(f"preparing {source.name} ({folder.parent.name})", total) as advance, quiet_tfds():
+        builder = Segmentation(
+            source=source, variant=folder.parent.name, data_dir=data_dir, resize=resize, size_px=size_px, progress=advance
+        )
+        builder.download_and_prepare()
+    manifest = {
+        "name": source.name,
+        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        "splits": {split: summary.as_dict() for split, summary in builder.summaries.items()},
+    }
+    part = folder / f"{MANIFEST}.part"
+    part.write_text(json.dumps(manifest, indent=1))
+    part.rename(folder / MANIFEST)
+
+
+def download_voc2012(data_dir: Path) -> Path:
+    """The official VOC 2012 archive, fetched into `data_dir` unless it is there; its path."""
+    target = data_dir / "downloads" / VOC2012_TAR.name
+    if not target.is_file():
+        with progress_bar(f"downloading {VOC2012_TAR.name}", VOC2012_TAR.size, unit_bytes=True) as advance:
+            download(VOC2012_TAR, target, progress=advance)
+    return target
+
+
+def writable_dir(path: str) -> Path:
+    """`path` as an existing folder that can be written. Raises InputError."""
+    folder = Path(path).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("not writable")
+    except OSError as error:
+        raise InputError(f"config.data.dir={path}: cannot keep prepared data there ({error}); choose another folder.") from error
+    return folder
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, total: int, *, unit_bytes: bool = False):
+    """A bar on standard error; yields the function that advances it."""
+    console = Console(stderr=True)
+    count = TextColumn("{task.percentage:3.0f} %") if unit_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    if not console.is_terminal:
+        console.print(f"{title} …", highlight=False)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda n: progress.advance(task, n)
+
+
+def counted(items, advance):
+    """Passes items on, advancing a progress bar."""
+    for item in items:
+        yield item
+        advance(1)
+
+
+@contextlib.contextmanager
+def quiet_tfds():
+    """Our progress bar and sentences instead of tensorflow-datasets' own."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(None):
+            yield
+    finally:
+        logger.setLevel(level)

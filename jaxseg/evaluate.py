@@ -1,0 +1,123 @@
+"""Scoring: every validation pixel counted once, whatever the number of devices.
+
+    python -m jaxseg.evaluate --workdir=RUN [--checkpoint=last|best|STEP] [--output=FILE.json] [--config.field=value]
+
+In: replicated peers and prepared records. Out: per peer an int64 confusion matrix and from it the metrics, as a JSON
+with the resolved config, versions and device.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jaxseg import checkpoint, cli, parallel, report
+from jaxseg.config import InputError, check_devices, default, validate
+from jaxseg.data import pipeline
+from jaxseg.data.prepare import Prepared, prepare
+from jaxseg.models import SIZE_MULTIPLE_PX
+from jaxseg.peers import create_peers
+from jaxseg.results import provenance, scores, write_json
+from jaxseg.step import Peers
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """confusion: peer -> int64 [c, c]. images, labels, predictions: the first few that were scored, uint8."""
+
+    confusion: dict[str, np.ndarray]
+    images: np.ndarray
+    labels: np.ndarray
+    predictions: dict[str, np.ndarray]
+
+
+def evaluate(eval_step, peers: Peers, prepared: Prepared, config: ConfigDict) -> Evaluation:
+    """Scores replicated `peers` on the validation split.
+
+    Raises RuntimeError where the pixels counted are not those counted when the records were written.
+    """
+    batches = pipeline.eval_batches(
+        prepared, config, multiple_px=SIZE_MULTIPLE_PX, process=jax.process_index(), processes=jax.process_count()
+    )
+    total, shown = {}, []
+    for batch in pipeline.closing(batches):
+        confusions, predictions = eval_step(peers, parallel.shard(batch))
+        for name, confusion in parallel.unreplicate(confusions).items():
+            total[name] = total.get(name, 0) + confusion.astype(np.int64)
+        if sum(len(b["image"]) for b, _ in shown) < config.eval.figure_images:
+            shown.append((batch, {n: np.asarray(p).reshape(batch["label"].shape) for n, p in predictions.items()}))
+    expected = pipeline.scored_pixels(prepared, config)
+    for name, confusion in total.items():
+        if expected is not None and confusion.sum() != expected:
+            raise RuntimeError(f"{name}: {confusion.sum()} pixels were scored, {expected} are in the records")
+
+    def first(arrays):
+        return np.concatenate(arrays)[: min(config.eval.figure_images, prepared.images("val"))]
+
+    return Evaluation(
+        total,
+        images=np.round(first([b["image"] for b, _ in shown]) * 255).astype(np.uint8),
+        labels=first([b["label"] for b, _ in shown]).astype(np.uint8),
+        predictions={name: first([p[name] for _, p in shown]) for name in total},
+    )
+
+
+def load_config(workdir: Path) -> ConfigDict:
+    """The config that a run was started with. Raises InputError."""
+    try:
+        stored = json.loads((workdir / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"--workdir={workdir}: no run there (config.json is missing).") from error
+    except ValueError as error:
+        raise InputError(f"{workdir / 'config.json'}: not JSON ({error}).") from error
+    config = default()
+    try:
+        config.update(stored["config"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{workdir / 'config.json'}: does not fit this version of jaxseg ({error}).") from error
+    return config
+
+
+def score_checkpoint(config: ConfigDict, workdir: Path, which: str) -> dict:
+    """The results of one checkpoint of a run, ready for JSON."""
+    validate(config)
+    check_devices(config, devices=jax.device_count())
+    prepared = prepare(config.data)
+    manager = checkpoint.open_manager(workdir, config.checkpoint, read_only=True)
+    step = checkpoint.find_step(manager, which)
+    peers, _ = create_peers(config, num_classes=prepared.labels.num_classes, steps=1)
+    peers = checkpoint.restore(manager, step, peers)
+    eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
+    evaluation = evaluate(eval_step, parallel.replicate(peers), prepared, config)
+    peers = {name: scores(confusion, prepared.labels.names) for name, confusion in evaluation.confusion.items()}
+    return {"reported_peer": config.peer, "step": step, "peers": peers, **provenance(config, prepared)}
+
+
+def define_flags() -> None:
+    """--workdir decides which config there is to override, so it is looked up before the flags are parsed."""
+    flags.DEFINE_string("workdir", None, "The run.")
+    flags.DEFINE_string("checkpoint", "last", "last, best or a step.")
+    flags.DEFINE_string("output", None, "JSON to write; default: WORKDIR/evaluation-STEP.json.")
+    words = [word.removeprefix("-") for word in sys.argv[1:]]
+    workdir = next((w.split("=", 1)[1] for w in words if w.startswith("-workdir=")), None)
+    if workdir is None:
+        raise InputError("--workdir=RUN is needed.")
+    config_flags.DEFINE_config_dict("config", load_config(Path(workdir)))
+
+
+def main() -> None:
+    workdir, config = Path(flags.FLAGS.workdir), flags.FLAGS.config
+    results = score_checkpoint(config, workdir, flags.FLAGS.checkpoint)
+    output = Path(flags.FLAGS.output or workdir / f"evaluation-{results['step']}.json")
+    write_json(output, results)
+    report.print_results(results)
+    print(f"written: {output}")
+
+
+if __name__ == "__main__":
+    cli.run(main, usage=__doc__, define=define_flags)

@@ -1,0 +1,135 @@
+"""The layers that the networks are built of, with PyTorch's numerics.
+
+In: arrays [b, h, w, c]. Out: arrays [b, h, w, c'] in the compute dtype. Parameters and BatchNorm statistics are
+float32 whatever the compute dtype. Sources: PyTorch's documentation of `Conv2d`, `ConvTranspose2d`, `BatchNorm2d` and
+`MaxPool2d`; each numeric constant below is the default given there.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jax import lax
+from jaxtyping import Array, Float
+
+# PyTorch initialises a convolution by kaiming_uniform_(a=sqrt(5)): uniform in ±sqrt(1/fan_in), which has variance
+# 1/(3 fan_in).
+conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def bias_init(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's bias of a layer with `fan_in` inputs per output: uniform in ±1/sqrt(fan_in)."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / jnp.sqrt(jnp.asarray(fan_in, dtype))
+
+    return init
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as `torch.nn.BatchNorm2d`, synchronised over the devices of `axis_name`.
+
+    y = (x - mean) / sqrt(var + 1e-5) * scale + bias, statistics over (b, h, w) in float32. linen's own BatchNorm keeps
+    the biased variance as running average; PyTorch keeps the unbiased one, n / (n - 1) times it, n counted over all
+    devices.
+    """
+
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+    momentum: float = 0.1  # weight of the new batch, torch.nn.BatchNorm2d
+    epsilon: float = 1e-5  # torch.nn.BatchNorm2d
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        features = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, features)
+        bias = self.param("bias", nn.initializers.zeros, features)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            mean, var, n = batch_moments(x, self.axis_name if not self.is_initializing() else None)
+            if not self.is_initializing():
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (var * (n / max(n - 1, 1)) - running_var.value)
+        # x - mean first: folding the mean into the bias cancels where |mean| is large against the deviation. And
+        # division by the square root, because lax.rsqrt is approximate on some platforms.
+        gain = scale / jnp.sqrt(var + self.epsilon)
+        return ((x.astype(jnp.float32) - mean) * gain + bias).astype(self.dtype)
+
+
+def batch_moments(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:
+    """Mean and biased variance [c] over (b, h, w) and devices, and the number n of elements per channel.
+
+    Two passes, var = E[(x - mean)^2]: E[x^2] - mean^2 cancels when |mean| is large against the deviation.
+    """
+    x = x.astype(jnp.float32)
+    n = x.size // x.shape[-1]
+    mean = x.mean((0, 1, 2))
+    if axis_name is not None:
+        mean, n = lax.pmean(mean, axis_name), n * lax.axis_size(axis_name)
+    var = jnp.square(x - mean).mean((0, 1, 2))
+    if axis_name is not None:
+        var = lax.pmean(var, axis_name)
+    return mean, var, n
+
+
+class ConvTranspose2x2(nn.Module):
+    """2×2 transposed convolution of stride 2 with bias, as `torch.nn.ConvTranspose2d(_, features, 2, stride=2)`.
+
+    Windows do not overlap, so it is one matrix product and a reshape: y[2i+k, 2j+l] = x[i, j] @ kernel[k, l] + bias.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        b, h, w, c = x.shape
+        # PyTorch takes fan_in from dimension 1 of the weight [in, out, 2, 2]: 4 * out.
+        fan_in = 4 * self.features
+        kernel = self.param("kernel", bias_init(fan_in), (2, 2, c, self.features))
+        bias = self.param("bias", bias_init(fan_in), (self.features,))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        matrix = kernel.transpose(2, 0, 1, 3).reshape(c, -1)  # [c, 2*2*d]
+        y = (x.reshape(-1, c) @ matrix).reshape(b, h, w, 2, 2, self.features) + bias
+        return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, self.features)
+
+
+@jax.custom_vjp
+def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """2×2 max pooling of stride 2; the gradient goes to the first maximum in row-major order, as in PyTorch.
+
+    Written with strided views: XLA's own gradient (select-and-scatter) is slow on every platform, and that of
+    `jnp.max` splits ties, which bfloat16 makes common.
+    """
+    a, b, c, d = corners(x)
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+def corners(x: Array) -> tuple[Array, Array, Array, Array]:
+    """The four elements of every 2×2 window, in row-major order, each [b, h/2, w/2, c]."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // 2, 2, w // 2, 2, c)
+    return x[:, :, 0, :, 0], x[:, :, 0, :, 1], x[:, :, 1, :, 0], x[:, :, 1, :, 1]
+
+
+def _max_pool_forward(x):
+    y = max_pool_2x2(x)
+    return y, (x, y)
+
+
+def _max_pool_backward(residual, g):
+    x, y = residual
+    taken = jnp.zeros(y.shape, bool)
+    parts = []
+    for corner in corners(x):
+        first = (corner == y) & ~taken
+        parts.append(jnp.where(first, g, 0))
+        taken |= first
+    top = jnp.stack(parts[:2], axis=3)  # [b, h/2, w/2, 2, c]
+    bottom = jnp.stack(parts[2:], axis=3)
+    return (jnp.stack([top, bottom], axis=2).reshape(x.shape),)
+
+
+max_pool_2x2.defvjp(_max_pool_forward, _max_pool_backward)

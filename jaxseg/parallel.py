@@ -1,0 +1,57 @@
+"""Devices: the one place that knows of pmap, replication and sharding.
+
+In: the pure steps of `step.py` and host arrays. Out: compiled steps over all devices. Everything else is written for
+one device with the axis name `AXIS`; to move from pmap to another way of going parallel, change this file.
+"""
+
+import collections
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import jax_utils
+
+from jaxseg.step import eval_step, train_step
+
+AXIS = "batch"
+
+
+def compile_train_step(*, losses: Mapping, seed: int, accumulate_steps: int):
+    """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused."""
+    step = functools.partial(train_step, losses=losses, seed=seed, accumulate_steps=accumulate_steps, axis_name=AXIS)
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,))
+
+
+def compile_eval_step(*, num_classes: int):
+    """`(replicated peers, sharded batch) -> (replicated confusions, predictions [devices, b, h, w])`."""
+    return jax.pmap(functools.partial(eval_step, num_classes=num_classes, axis_name=AXIS), axis_name=AXIS)
+
+
+def replicate(tree: Any) -> Any:
+    """A copy on every local device. The axis name is given so that the first step's output has the input's sharding;
+    otherwise the second step would compile again."""
+    return jax_utils.replicate(tree, axis_name=AXIS)
+
+
+def unreplicate(tree: Any) -> Any:
+    """The first local device's copy, as NumPy arrays of their own: the device's memory may be reused at once."""
+    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
+
+
+def shard(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """[b, ...] of this host -> [local devices, b / local devices, ...], on the devices; does not wait for the copy."""
+    devices = jax.local_devices()
+    sharding = jax.NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), jax.P(AXIS))
+    return {key: jax.device_put(x.reshape(len(devices), -1, *x.shape[1:]), sharding) for key, x in batch.items()}
+
+
+def shard_ahead(batches: Iterable, *, ahead: int = 2) -> Iterator[dict[str, jax.Array]]:
+    """Sharded batches, `ahead` of them already on their way to the devices."""
+    waiting = collections.deque()
+    for batch in batches:
+        waiting.append(shard(batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting

@@ -1,0 +1,77 @@
+"""What is written of a result: scores, and where they come from.
+
+In: a confusion matrix, the config, the prepared data. Out: a JSON of numbers with command, commit, versions, device,
+data fingerprint and resolved config, so that it can be made again.
+"""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import __version__, metrics
+from jaxseg.data.prepare import Prepared
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "pillow")
+
+
+def scores(confusion: np.ndarray, names: tuple[str, ...]) -> dict:
+    """The metrics of one confusion matrix, ready for JSON; an absent class is null."""
+    iou = metrics.iou_per_class(confusion)
+    finite = {name: None if np.isnan(value) else float(value) for name, value in zip(names, iou, strict=True)}
+    summary = {"mean_iou": metrics.mean_iou(confusion), "pixel_accuracy": metrics.pixel_accuracy(confusion)}
+    return {
+        **{key: None if np.isnan(value) else value for key, value in summary.items()},
+        "classes_present": int((~np.isnan(iou)).sum()),
+        "pixels": int(confusion.sum()),
+        "iou": finite,
+        "confusion": confusion.tolist(),
+    }
+
+
+def provenance(config: ConfigDict, prepared: Prepared) -> dict:
+    """Where a result comes from: command, code, versions, device, data, config."""
+    return {
+        "command": command(),
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), "jaxseg": __version__} | {p: metadata.version(p) for p in PACKAGES},
+        "device": {"platform": jax.devices()[0].platform, "kind": jax.devices()[0].device_kind, "count": jax.device_count()},
+        "data": {"name": prepared.name, "fingerprint": prepared.fingerprint, "train": prepared.images("train"), "val": prepared.images("val")},
+        "config": config.to_dict(),
+    }
+
+
+def command() -> str:
+    """The command line, as it would be typed."""
+    module = Path(sys.argv[0])
+    name = f"-m jaxseg.{module.stem}" if module.parent.name == "jaxseg" else module.name
+    return shlex.join(["python", *name.split(), *sys.argv[1:]])
+
+
+def commit() -> str | None:
+    """The checkout's commit, "+changes" where files differ from it; None outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*arguments):
+        return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != folder.parent:  # installed inside someone else's repository
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes beside and renames, so that no reader finds half a file."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    part.rename(path)

@@ -6,9 +6,9 @@ not stopped: the step number fixes data order and randomness.
 """
 
 import functools
-import logging
 from pathlib import Path
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -22,7 +22,7 @@ HIGHER_IS_BETTER = {"mean_iou": True, "train_loss": False}
 
 def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = False) -> ocp.CheckpointManager:
     """The checkpoints of WORKDIR. Best by `config.checkpoint.best` (orbax's own max_to_keep would drop the latest)."""
-    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells every step of every save
+    absl.logging.set_verbosity(absl.logging.ERROR)  # orbax tells every step of every save, and warns of its own options
     higher = HIGHER_IS_BETTER[checkpoint.best]
     policies = ocp.checkpoint_managers
     rank = functools.partial(_metric, name=checkpoint.best)
@@ -64,12 +64,22 @@ def restore(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:
         items[name] = ocp.args.StandardRestore(shapes)
     try:
         restored = manager.restore(step, args=ocp.args.Composite(**items))
-        return {name: peer.replace(**restored[name]) for name, peer in peers.items()}
-    except (ValueError, KeyError, FileNotFoundError, OSError) as error:
+        restored = {name: peer.replace(**restored[name]) for name, peer in peers.items()}
+        jax.tree.map_with_path(_check_leaf, restored, peers)  # orbax itself lets other shapes pass
+        return restored
+    except (ValueError, KeyError, OSError) as error:
         raise InputError(
             f"{manager.directory / str(step)}: this checkpoint cannot be read as peers {', '.join(peers)} of the run's config"
             f" ({type(error).__name__}: {str(error)[:600]})."
         ) from error
+
+
+def _check_leaf(path, saved: np.ndarray, wanted: np.ndarray) -> None:
+    if saved.shape != wanted.shape or saved.dtype != wanted.dtype:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(
+            f"{name} is {saved.dtype}{list(saved.shape)} there, {wanted.dtype}{list(wanted.shape)} in the config"
+        )
 
 
 def find_step(manager: ocp.CheckpointManager, which: str) -> int:
@@ -81,7 +91,9 @@ def find_step(manager: ocp.CheckpointManager, which: str) -> int:
     if step is None and which.isdecimal() and int(which) in steps:
         step = int(which)
     if step is None:
-        raise InputError(f"{manager.directory}: no checkpoint {which!r}; there are {', '.join(map(str, steps))}, last and best.")
+        raise InputError(
+            f"{manager.directory}: no checkpoint {which!r}; there are {', '.join(map(str, steps))}, last and best."
+        )
     return step
 
 

@@ -1,10 +1,11 @@
 """From the command line to a checked config, and from an exception to a sentence and an exit status.
 
 In: `sys.argv`. Out: a validated `config` in absl's flags. Exit status of every command: 0 done, 1 a crash (please
-report it), 2 input that cannot be used, 3 the loss became NaN or infinite.
+report it), 2 input that cannot be used, 3 the loss became NaN or infinite, 130 interrupted.
 """
 
 import re
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,23 +16,25 @@ from jaxseg.config import InputError, all_fields, default, find_config_file, unk
 
 EXIT_INPUT = 2
 EXIT_NONFINITE = 3
+EXIT_INTERRUPTED = 130  # as shells report SIGINT
 
 
 class NonFiniteError(RuntimeError):
     """A loss term or gradient became NaN or infinite; training stopped before anything of it was saved."""
 
 
-def run(main: Callable[[], None], *, usage: str, define: Callable[[], None] = lambda: None) -> None:
-    """Parses flags and calls `main`; InputError and NonFiniteError become a sentence on standard error and a status."""
+def run(main: Callable[[], int | None], *, usage: str, define: Callable[[], None] = lambda: None) -> None:
+    """Parses flags and calls `main`, whose number is the status; expected errors become a sentence on standard error."""
 
     def guarded(_) -> int:
         try:
-            main()
+            return main() or 0
         except InputError as error:
             return say(f"error: {error}", EXIT_INPUT)
         except NonFiniteError as error:
             return say(f"stopped: {error}", EXIT_NONFINITE)
-        return 0
+        except KeyboardInterrupt:
+            return say("interrupted", EXIT_INTERRUPTED)
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
@@ -50,7 +53,9 @@ def say(message: str, status: int) -> int:
 
 def define_config_file(default_file: str | None = None) -> None:
     """The flag --config=FILE[:VARIANT], with --config.field=value for every field."""
-    config_flags.DEFINE_config_file("config", default_file, "Experiment file, with a variant after a colon.", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", default_file, "Experiment file, with a variant after a colon.", lock_config=True
+    )
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -62,14 +67,26 @@ def parse_flags(argv: list[str]) -> list[str]:
                 raise unknown_field(match[1], default())
         elif match := re.match(r"(--?config)=(.*)", argument):
             argv[position] = f"{match[1]}={find_config_file(match[2])}"
-        elif argument in ("--config", "-config") and position + 1 < len(argv):
-            argv[position + 1] = find_config_file(argv[position + 1])
+            try_config_file(argv[position].split("=", 1)[1])
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        raise InputError(f"{error}".replace("FATAL Flags parsing error: ", "")) from error
+        raise InputError(str(error)) from error
     except (AttributeError, KeyError, TypeError, SyntaxError, ImportError) as error:
-        raise InputError(f"the experiment file or an override cannot be used: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"the experiment file or an override cannot be used: {type(error).__name__}: {error}"
+        ) from error
     if rest[1:]:
         raise InputError(f"{rest[1]!r} is no flag; write --name=value.")
     return rest
+
+
+def try_config_file(path: str) -> None:
+    """Runs an experiment file ahead of absl, which would bury its errors. Raises InputError."""
+    name, colon, variant = path.partition(":")
+    try:
+        runpy.run_path(name)["get_config"](*([variant] if colon else []))
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's file raises
+        raise InputError(f"{name}: cannot be used as an experiment file ({type(error).__name__}: {error}).") from error

@@ -73,6 +73,13 @@ def default() -> ConfigDict:
     return config.lock()
 
 
+def follow_released_code(config: ConfigDict) -> None:
+    """What every model of the study's released code does otherwise than its text says: data, scoring, checkpoint."""
+    config.data.resize = "shorter_side"
+    config.eval.view, config.eval.passes = "random", 5
+    config.checkpoint.best = "train_loss"
+
+
 CHOICES = {
     "data.name": tuple(LABELS),
     "data.resize": ("square", "shorter_side", "none"),
@@ -121,7 +128,9 @@ def validate(config: ConfigDict) -> None:
     """Refuses values and combinations that cannot work, before anything heavy starts. Raises InputError."""
     for path, choices in CHOICES.items():
         if (value := field(config, path)) not in choices:
-            raise InputError(f"config.{path} is {value!r}; expected one of {', '.join(choices)}.{_did_you_mean(value, choices)}")
+            raise InputError(
+                f"config.{path} is {value!r}; expected one of {', '.join(choices)}.{_did_you_mean(value, choices)}"
+            )
     for path, least in AT_LEAST.items():
         value = field(config, path)
         if not least <= value < float("inf"):  # NaN fails too
@@ -173,7 +182,9 @@ def _validate_data(config: ConfigDict) -> None:
             " config.data.download=True fetches does not hold; give config.data.source_dir."
         )
     if data.name == "synthetic" and data.source_dir:
-        raise InputError("config.data.source_dir is set, but config.data.name='synthetic' renders its own scenes; drop it.")
+        raise InputError(
+            "config.data.source_dir is set, but config.data.name='synthetic' renders its own scenes; drop it."
+        )
 
 
 def check_devices(config: ConfigDict, *, devices: int) -> None:
@@ -205,13 +216,17 @@ def find_config_file(path: str) -> str:
         if Path(name).parent.name in ("", "configs") and (folder / Path(name).name).is_file():
             return f"{folder / Path(name).name}{colon}{variant}"
     presets = sorted({f"configs/{file.name}" for folder in folders for file in folder.glob("[!_]*.py")})
-    raise InputError(f"--config={path}: no such file, here or among the presets.{_did_you_mean(name, presets)} Presets: {', '.join(presets)}.")
+    raise InputError(
+        f"--config={path}: no such file, here or among the presets.{_did_you_mean(name, presets)} Presets: {', '.join(presets)}."
+    )
 
 
 def check_variant(variant: str, known: tuple[str, ...]) -> None:
     """Refuses a variant ("configs/x.py:variant") that an experiment file does not have. Raises InputError."""
     if variant and variant not in known:
-        raise InputError(f"unknown variant {variant!r} after the colon of --config; expected {' or '.join(known)}, or none.")
+        raise InputError(
+            f"unknown variant {variant!r} after the colon of --config; expected {' or '.join(known)}, or none."
+        )
 
 
 def all_fields(config: ConfigDict, prefix: str = "") -> list[str]:

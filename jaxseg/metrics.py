@@ -18,13 +18,17 @@ def confusion_matrix(prediction: Int[Array, "*n"], label: Int[Array, "*n"], num_
     jit), for a prediction outside 0..c-1 at a counted pixel.
     """
     if jnp.shape(prediction) != jnp.shape(label):
-        raise ValueError(f"confusion_matrix: prediction has shape {jnp.shape(prediction)}, label {jnp.shape(label)}; they must be equal")
+        raise ValueError(
+            f"confusion_matrix: prediction has shape {jnp.shape(prediction)}, label {jnp.shape(label)}; they must be equal"
+        )
     prediction, label = jnp.asarray(prediction).astype(jnp.int32), jnp.asarray(label).astype(jnp.int32)
     counted = (label >= 0) & (label < num_classes)
     wrong = counted & ((prediction < 0) | (prediction >= num_classes))
     if not isinstance(wrong, jax.core.Tracer) and wrong.any():
         value = int(prediction[wrong][0])
-        raise ValueError(f"confusion_matrix: prediction {value} is outside 0..{num_classes - 1} ({int(wrong.sum())} pixels)")
+        raise ValueError(
+            f"confusion_matrix: prediction {value} is outside 0..{num_classes - 1} ({int(wrong.sum())} pixels)"
+        )
     cell = jnp.where(counted, label * num_classes + prediction, num_classes**2)
     return jnp.bincount(cell.ravel(), length=num_classes**2 + 1)[:-1].reshape(num_classes, num_classes)
 

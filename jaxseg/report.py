@@ -19,11 +19,15 @@ VOID_COLOUR = (255, 255, 255)
 def print_results(results: dict, console: Console | None = None) -> None:
     """IoU per class and the means, a column per peer; an absent class is a dash."""
     console = console or Console()
-    table = Table(title=f"IoU on {results['data']['name']} (validation) at step {results['step']:,}", title_justify="left")
+    table = Table(
+        title=f"IoU on {results['data']['name']} (validation) at step {results['step']:,}", title_justify="left"
+    )
     table.add_column("class")
     peers = results["peers"]
     for name in peers:
-        table.add_column(name + (" (reported)" if len(peers) > 1 and name == results["reported_peer"] else ""), justify="right")
+        table.add_column(
+            name + (" (reported)" if len(peers) > 1 and name == results["reported_peer"] else ""), justify="right"
+        )
     for label in results["peers"][results["reported_peer"]]["iou"]:
         values = [peer["iou"][label] for peer in peers.values()]
         table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in values))
@@ -61,16 +65,28 @@ def prediction_figure(
     columns |= {name: colourise(prediction, labels) for name, prediction in predictions.items()}
     aspect = images.shape[2] / images.shape[1]
     rows, width = len(images), 2.2 * aspect * len(columns)
-    figure, axes = pyplot.subplots(rows, len(columns), figsize=(width, 2.25 * rows + 0.8), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        rows, len(columns), figsize=(width, 2.25 * rows + 0.8), squeeze=False, layout="constrained"
+    )
     for column, (title, pictures) in enumerate(columns.items()):
         axes[0, column].set_title(title)
         for row, picture in enumerate(pictures):
             axes[row, column].imshow(picture, interpolation="nearest")
             axes[row, column].set_axis_off()
     used = np.unique([*np.unique(truth), *(c for p in predictions.values() for c in np.unique(p))])
-    handles = [patches.Patch(facecolor=np.array(labels.palette[i]) / 255, edgecolor="gray", label=labels.names[i]) for i in used if i != VOID]
+    handles = [
+        patches.Patch(facecolor=np.array(labels.palette[i]) / 255, edgecolor="gray", label=labels.names[i])
+        for i in used
+        if i != VOID
+    ]
     if VOID in used:
         handles.append(patches.Patch(facecolor="white", edgecolor="gray", label="void (not scored)"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), max(3, int(width / 1.4))), fontsize="small", frameon=False)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), max(3, int(width / 1.4))),
+        fontsize="small",
+        frameon=False,
+    )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -41,9 +41,19 @@ def provenance(config: ConfigDict, prepared: Prepared) -> dict:
     return {
         "command": command(),
         "commit": commit(),
-        "versions": {"python": platform.python_version(), "jaxseg": __version__} | {p: metadata.version(p) for p in PACKAGES},
-        "device": {"platform": jax.devices()[0].platform, "kind": jax.devices()[0].device_kind, "count": jax.device_count()},
-        "data": {"name": prepared.name, "fingerprint": prepared.fingerprint, "train": prepared.images("train"), "val": prepared.images("val")},
+        "versions": {"python": platform.python_version(), "jaxseg": __version__}
+        | {p: metadata.version(p) for p in PACKAGES},
+        "device": {
+            "platform": jax.devices()[0].platform,
+            "kind": jax.devices()[0].device_kind,
+            "count": jax.device_count(),
+        },
+        "data": {
+            "name": prepared.name,
+            "fingerprint": prepared.fingerprint,
+            "train": prepared.images("train"),
+            "val": prepared.images("val"),
+        },
         "config": config.to_dict(),
     }
 
@@ -60,7 +70,9 @@ def commit() -> str | None:
     folder = Path(__file__).parent
 
     def git(*arguments):
-        return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", folder, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != folder.parent:  # installed inside someone else's repository

@@ -31,7 +31,10 @@ Peers = dict[str, TrainState]
 
 def create_peer(model, tx: optax.GradientTransformation, variables: Mapping) -> TrainState:
     """The state of a peer at step 0."""
-    return TrainState.create(apply_fn=model.apply, params=variables["params"], batch_stats=variables["batch_stats"], tx=tx)
+    peer = TrainState.create(
+        apply_fn=model.apply, params=variables["params"], batch_stats=variables["batch_stats"], tx=tx
+    )
+    return peer.replace(step=jnp.zeros((), jnp.int32))  # flax begins with a Python int
 
 
 def train_step(
@@ -102,20 +105,26 @@ def over_slices(slice_gradients: Callable, batch_stats, slices: Batch, accumulat
     return grads, batch_stats, terms
 
 
-def apply_gradients(peers: Peers, grads: Mapping, batch_stats: Mapping, terms: dict) -> tuple[Peers, dict[str, jax.Array]]:
+def apply_gradients(
+    peers: Peers, grads: Mapping, batch_stats: Mapping, terms: dict
+) -> tuple[Peers, dict[str, jax.Array]]:
     """Each peer's optimiser update, and the norms of what went in and out."""
     new_peers, measurements = {}, dict(terms)
     for name, peer in peers.items():
         updates, opt_state = peer.tx.update(grads[name], peer.opt_state, peer.params)
         params = optax.apply_updates(peer.params, updates)
-        new_peers[name] = peer.replace(step=peer.step + 1, params=params, opt_state=opt_state, batch_stats=batch_stats[name])
+        new_peers[name] = peer.replace(
+            step=peer.step + 1, params=params, opt_state=opt_state, batch_stats=batch_stats[name]
+        )
         measurements[f"{name}/grad_norm"] = optax.tree.norm(grads[name])
         measurements[f"{name}/param_norm"] = optax.tree.norm(params)
         measurements[f"{name}/update_norm"] = optax.tree.norm(updates)
     return new_peers, measurements
 
 
-def eval_step(peers: Peers, batch: Batch, *, num_classes: int, axis_name: str) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def eval_step(
+    peers: Peers, batch: Batch, *, num_classes: int, axis_name: str
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Confusion matrix of every peer, summed over devices, and its predictions, uint8 [b, h, w], of this device."""
     confusions, predictions = {}, {}
     label = jnp.where(batch["valid"], batch["label"], -1)

@@ -29,7 +29,17 @@ from jaxseg.report import prediction_figure
 from jaxseg.results import provenance, scores, write_json
 
 # Fields that may differ when a run is gone on with: none of them changes what has been computed so far.
-MAY_CHANGE = ("data.source_dir", "data.dir", "data.download", "data.workers", "data.threads", "train.max_steps", "train.log_every_steps", "eval.", "checkpoint.")
+MAY_CHANGE = (
+    "data.source_dir",
+    "data.dir",
+    "data.download",
+    "data.workers",
+    "data.threads",
+    "train.max_steps",
+    "train.log_every_steps",
+    "eval.",
+    "checkpoint.",
+)
 STATUS_EVERY_S = 15  # between status lines where there is no terminal to draw a bar on
 
 
@@ -45,7 +55,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     workdir, console = Path(workdir), Console()
     prepared = prepare(config.data)
     claim(workdir, config, prepared)
-    schedule_steps = pipeline.steps_of_epochs(config.train.epochs, images=prepared.images("train"), batch_size=config.train.batch_size)
+    schedule_steps = pipeline.steps_of_epochs(
+        config.train.epochs, images=prepared.images("train"), batch_size=config.train.batch_size
+    )
     last_step = min(config.train.max_steps or schedule_steps, schedule_steps)
     peers, losses = create_peers(config, num_classes=prepared.labels.num_classes, steps=schedule_steps)
     describe(console, config, prepared, peers, last_step, workdir)
@@ -56,16 +68,19 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             peers = checkpoint.restore(manager, start, peers)
             console.print(f"going on from step {start:,}", highlight=False)
         peers = parallel.replicate(peers)
-        train_step = parallel.compile_train_step(losses=losses, seed=config.seed, accumulate_steps=config.train.accumulate_steps)
+        train_step = parallel.compile_train_step(
+            losses=losses, seed=config.seed, accumulate_steps=config.train.accumulate_steps
+        )
         eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
-        log = Log(workdir, config, prepared, schedule_steps, start, last_step, console)
         evaluation = None
         batches = pipeline.train_batches(
             prepared, config, start_step=start, process=jax.process_index(), processes=jax.process_count()
         )
         eval_steps = evaluation_steps(config, prepared, last_step)
-        with log.bar:
-            for step, batch in zip(range(start + 1, last_step + 1), parallel.shard_ahead(pipeline.closing(batches)), strict=False):
+        with Log(workdir, config, prepared, schedule_steps, start, last_step, console) as log:
+            for step, batch in zip(
+                range(start + 1, last_step + 1), parallel.shard_ahead(pipeline.closing(batches)), strict=False
+            ):
                 peers, measurements = train_step(peers, batch)
                 log.add(step, measurements)
                 is_save = config.checkpoint.every_steps and step % config.checkpoint.every_steps == 0
@@ -100,7 +115,9 @@ def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
     path = workdir / "config.json"
     if path.exists():
         stored, data = load_config(workdir), json.loads(path.read_text()).get("data")
-        differing = [f for f in all_fields(config) if not f.startswith(MAY_CHANGE) and field(stored, f) != field(config, f)]
+        differing = [
+            f for f in all_fields(config) if not f.startswith(MAY_CHANGE) and field(stored, f) != field(config, f)
+        ]
         if config.optim.schedule == "constant":
             differing = [f for f in differing if f != "train.epochs"]
         lines = [f"config.{f}: {field(stored, f)!r} there, {field(config, f)!r} now" for f in differing]
@@ -114,7 +131,9 @@ def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
     write_json(path, {"config": config.to_dict(), "data": prepared.fingerprint})
 
 
-def describe(console: Console, config: ConfigDict, prepared: Prepared, peers: dict, last_step: int, workdir: Path) -> None:
+def describe(
+    console: Console, config: ConfigDict, prepared: Prepared, peers: dict, last_step: int, workdir: Path
+) -> None:
     """Says what is about to happen, in three lines."""
     for name, peer in peers.items():
         count = sum(x.size for x in jax.tree.leaves(peer.params))
@@ -133,7 +152,9 @@ def describe(console: Console, config: ConfigDict, prepared: Prepared, peers: di
 
 def finish(workdir: Path, config: ConfigDict, prepared: Prepared, step: int, evaluation: Evaluation, manager) -> dict:
     """The figure, and the results of the last step beside the best checkpoint's."""
-    prediction_figure(workdir / "predictions.png", evaluation.images, evaluation.labels, evaluation.predictions, prepared.labels)
+    prediction_figure(
+        workdir / "predictions.png", evaluation.images, evaluation.labels, evaluation.predictions, prepared.labels
+    )
     best = manager.best_step()
     best_metrics = manager.metrics(best) if best is not None else None
     return {
@@ -167,9 +188,24 @@ class Log:
         since = evaluated[-1]["step"] if evaluated else 0
         self.losses = [line[f"{self.config.peer}/loss"] for line in earlier if line["step"] > since]
         self.board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=self.start + 1)
-        columns = (TextColumn("step"), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("step"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("", total=self.last_step, completed=self.start)
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.stop()
+        for file in (self.train_file, self.eval_file, self.board):
+            file.close()
 
     @property
     def images_per_s(self) -> float | None:
@@ -189,7 +225,9 @@ class Log:
         self.pending = []
         for step, row in rows:
             self.check_finite(step, row)
-            line = {"step": step, "learning_rate": float(self.schedule(step - 1))} | {k: float(v) for k, v in row.items()}
+            line = {"step": step, "learning_rate": float(self.schedule(step - 1))} | {
+                k: float(v) for k, v in row.items()
+            }
             self.train_file.write(json.dumps(line) + "\n")
             self.losses.append(line[f"{self.config.peer}/loss"])
         self.train_file.flush()
@@ -201,7 +239,9 @@ class Log:
         self.show(step, [row for _, row in rows])
 
     def check_finite(self, step: int, row: dict) -> None:
-        broken = [key for key in sorted(row, key=lambda key: ("/loss" in key, "_norm" in key)) if not np.isfinite(row[key])]
+        broken = [
+            key for key in sorted(row, key=lambda key: ("/loss" in key, "_norm" in key)) if not np.isfinite(row[key])
+        ]
         if broken:
             ids = pipeline.image_ids(self.prepared, self.config, step=step - 1)
             saved = f"{self.workdir / 'checkpoints'} holds what was saved before"
@@ -217,7 +257,9 @@ class Log:
         text = "  ".join(f"{key} {np.mean([row[key] for row in rows]):.4f}" for key in keys)
         text += f"  {self.rates[-1]:.1f} images/s"
         self.bar.update(self.task, completed=step, description=text)
-        if not self.console.is_terminal and (time.monotonic() - self.said_at > STATUS_EVERY_S or step == self.last_step):
+        if not self.console.is_terminal and (
+            time.monotonic() - self.said_at > STATUS_EVERY_S or step == self.last_step
+        ):
             self.said_at = time.monotonic()
             self.console.print(f"step {step:,} of {self.last_step:,}  {text}", highlight=False, soft_wrap=True)
 

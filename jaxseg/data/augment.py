@@ -29,7 +29,9 @@ def resize_pair(image: np.ndarray, label: np.ndarray, *, resize: str, size_px: i
     return image, label
 
 
-def random_crop(image: np.ndarray, label: np.ndarray, *, crop_px: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def random_crop(
+    image: np.ndarray, label: np.ndarray, *, crop_px: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A square of crop_px, its corner uniform over all that fit."""
     h, w = label.shape
     top, left = rng.integers(h - crop_px + 1), rng.integers(w - crop_px + 1)

@@ -30,7 +30,9 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(self, *, source: Source | None, variant: str, data_dir: Path, resize: str, size_px: int, progress=lambda n: None):
+    def __init__(
+        self, *, source: Source | None, variant: str, data_dir: Path, resize: str, size_px: int, progress=lambda n: None
+    ):
         self._source, self._resize, self._size_px, self._progress = source, resize, size_px, progress
         self.summaries = {split: Summary() for split in SPLITS}
         super().__init__(data_dir=data_dir, config=tfds.core.BuilderConfig(name=variant), file_format="array_record")

@@ -8,25 +8,22 @@ occur, image sizes, and one line per bad file. Exit status 1 if anything is wron
 
 import collections
 import dataclasses
-import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from jaxseg import cli
 from jaxseg.config import InputError
 from jaxseg.data.builders import ordered_map
 from jaxseg.data.prepare import progress_bar
 from jaxseg.data.raw import SPLITS, WANTED, Sample, Source, find_source, read_image, read_mask
 from jaxseg.labels import VOID
 
+EXIT_PROBLEMS = 1
 # As the owners count them; a smaller or larger set is said, not refused.
 OFFICIAL_IMAGES = {"cityscapes": (2975, 500), "voc2012": (1464, 1449), "camvid": (367, 101)}
-_FLAGS = flags.FlagValues()
-_DATASET = flags.DEFINE_enum("dataset", None, sorted(WANTED), "Which data set.", flag_values=_FLAGS)
-_SOURCE_DIR = flags.DEFINE_string("source_dir", None, "The raw data: a folder, or the official archives in it.", flag_values=_FLAGS)
-_TRAINAUG = flags.DEFINE_bool("trainaug", False, "voc2012: the trainaug list as training split.", flag_values=_FLAGS)
 
 
 @dataclasses.dataclass
@@ -110,34 +107,25 @@ def show(source: Source, found: dict[str, Findings], console: Console) -> None:
             console.print(f"{split}: {problem}", style="red", highlight=False, soft_wrap=True, markup=False)
 
 
-def main(_) -> int:
-    console = Console()
-    try:
-        source = find_source(_DATASET.value, _SOURCE_DIR.value, trainaug=_TRAINAUG.value)
-    except InputError as error:
-        console.print(str(error), style="red", highlight=False, soft_wrap=True, markup=False)
-        return 2
-    found = check(source)
+def define_flags() -> None:
+    flags.DEFINE_enum("dataset", None, sorted(WANTED), "Which data set.")
+    flags.DEFINE_string("source_dir", None, "The raw data: a folder, or the official archives in it.")
+    flags.DEFINE_bool("trainaug", False, "voc2012: the trainaug list as training split.")
+
+
+def main() -> int:
+    for name in ("dataset", "source_dir"):
+        if flags.FLAGS[name].value is None:
+            raise InputError(f"--{name} is needed.\n{__doc__}")
+    source = find_source(flags.FLAGS.dataset, flags.FLAGS.source_dir, trainaug=flags.FLAGS.trainaug)
+    found, console = check(source), Console()
     show(source, found, console)
     problems = sum(len(f.problems) for f in found.values())
-    console.print(f"{problems} problem{'s' * (problems != 1)} found." if problems else "No problem found.", highlight=False)
-    return 1 if problems else 0
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Reads this command's own flags; a mistake is a sentence and exit status 2."""
-    try:
-        rest = _FLAGS(argv)
-        for name in ("dataset", "source_dir"):
-            if _FLAGS[name].value is None:
-                raise flags.Error(f"--{name} is needed")
-        if rest[1:]:
-            raise flags.Error(f"{rest[1]!r} is no flag; write --name=value")
-    except flags.Error as error:
-        print(f"jaxseg.data.check: {error}\n\n{__doc__}", file=sys.stderr)
-        sys.exit(2)
-    return rest
+    console.print(
+        f"{problems} problem{'s' * (problems != 1)} found." if problems else "No problem found.", highlight=False
+    )
+    return EXIT_PROBLEMS if problems else 0
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    cli.run(main, usage=__doc__, define=define_flags)

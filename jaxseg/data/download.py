@@ -47,7 +47,9 @@ def download(remote: RemoteFile, target: Path, *, progress=lambda n: None) -> No
         part.unlink()
         have = 0
     if (free := shutil.disk_usage(target.parent).free) < remote.size - have:
-        raise InputError(f"{target.parent}: {remote.name} needs {remote.size - have:,} bytes, {free:,} are free; set config.data.dir.")
+        raise InputError(
+            f"{target.parent}: {remote.name} needs {remote.size - have:,} bytes, {free:,} are free; set config.data.dir."
+        )
     progress(have)
     fruitless, reason = 0, ""
     while have < remote.size:

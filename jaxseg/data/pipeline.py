@@ -37,7 +37,13 @@ class View(grain.transforms.RandomMap):
     """Position -> element to score: a record seen through `config.eval.view`; beyond the last record, all void."""
 
     def __init__(self, records: Sequence, *, positions: int, view: str, crop_px: int, padded_hw: tuple[int, int]):
-        self.records, self.positions, self.view, self.crop_px, self.padded_hw = records, positions, view, crop_px, padded_hw
+        self.records, self.positions, self.view, self.crop_px, self.padded_hw = (
+            records,
+            positions,
+            view,
+            crop_px,
+            padded_hw,
+        )
 
     def random_map(self, position: int, rng: np.random.Generator) -> Batch:
         height, width = self.padded_hw

@@ -45,7 +45,9 @@ class Prepared:
     @property
     def fingerprint(self) -> str:
         """Content of all splits: the same wherever and whenever it was prepared."""
-        return hashlib.sha256("".join(self.summary[s]["sha256"] for s in sorted(self.summary)).encode()).hexdigest()[:16]
+        return hashlib.sha256("".join(self.summary[s]["sha256"] for s in sorted(self.summary)).encode()).hexdigest()[
+            :16
+        ]
 
     def images(self, split: str) -> int:
         return self.summary[split]["images"]
@@ -130,7 +132,12 @@ def build(source: Source, folder: Path, *, data_dir: Path, resize: str, size_px:
     total = sum(map(len, source.samples.values()))
     with progress_bar(f"preparing {source.name} ({folder.parent.name})", total) as advance, quiet_tfds():
         builder = Segmentation(
-            source=source, variant=folder.parent.name, data_dir=data_dir, resize=resize, size_px=size_px, progress=advance
+            source=source,
+            variant=folder.parent.name,
+            data_dir=data_dir,
+            resize=resize,
+            size_px=size_px,
+            progress=advance,
         )
         builder.download_and_prepare()
     manifest = {
@@ -160,7 +167,9 @@ def writable_dir(path: str) -> Path:
         if not os.access(folder, os.W_OK):
             raise PermissionError("not writable")
     except OSError as error:
-        raise InputError(f"config.data.dir={path}: cannot keep prepared data there ({error}); choose another folder.") from error
+        raise InputError(
+            f"config.data.dir={path}: cannot keep prepared data there ({error}); choose another folder."
+        ) from error
     return folder
 
 

@@ -143,7 +143,9 @@ def find_source(name: str, source_dir: str | Path, *, trainaug: bool = False) ->
     tree = {"cityscapes": _cityscapes_tree, "voc2012": _voc_tree, "camvid": _camvid_tree}[name](root)
     if tree is None:
         found = ", ".join(sorted(p.name for p in root.iterdir())[:8]) if root.is_dir() else "a file"
-        raise InputError(f"config.data.source_dir={source_dir} does not hold {name} (it holds: {found or 'nothing'}).\n{_wanted(name)}")
+        raise InputError(
+            f"config.data.source_dir={source_dir} does not hold {name} (it holds: {found or 'nothing'}).\n{_wanted(name)}"
+        )
     if name == "cityscapes":
         samples = {split: _cityscapes_samples(tree, split) for split in SPLITS}
     elif name == "camvid":
@@ -186,7 +188,9 @@ def _camvid_tree(root: Path) -> Tree | None:
 def _voc_tree(root: Path) -> Tree | None:
     for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         if (folder / "JPEGImages").is_dir():
-            return folder_tree(folder, ["JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"])
+            return folder_tree(
+                folder, ["JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"]
+            )
     archive = root if root.is_file() else root / "VOCtrainval_11-May-2012.tar"
     if not archive.is_file():
         return None
@@ -220,13 +224,19 @@ def _pair(tree: Tree, *, images: list[str], masks: list[str], key, mask_name) ->
     image_of, mask_of = {}, {key(name): name for name in masks}
     for name in images:
         if key(name) in image_of:
-            raise InputError(f"{tree.where(image_of[key(name)])} and {tree.where(name)} are images of one sample; keep one of them.")
+            raise InputError(
+                f"{tree.where(image_of[key(name)])} and {tree.where(name)} are images of one sample; keep one of them."
+            )
         image_of[key(name)] = name
     for missing in sorted(image_of.keys() - mask_of.keys()):
         name = image_of[missing]
-        raise InputError(f"{tree.where(name)}: its mask {mask_name(missing)} is missing; add the mask or remove the image.")
+        raise InputError(
+            f"{tree.where(name)}: its mask {mask_name(missing)} is missing; add the mask or remove the image."
+        )
     for missing in sorted(mask_of.keys() - image_of.keys()):
-        raise InputError(f"{tree.where(mask_of[missing])}: the image of this mask is missing; add the image or remove the mask.")
+        raise InputError(
+            f"{tree.where(mask_of[missing])}: the image of this mask is missing; add the image or remove the mask."
+        )
     return [Sample(k, image_of[k], mask_of[k]) for k in sorted(image_of)]
 
 
@@ -279,7 +289,9 @@ def read_mask(data: bytes, where: str) -> np.ndarray:
     """Decodes ids to uint8 [h, w]: palette indices or gray values. Raises InputError for anything else."""
     image = _decode(data, where)
     if image.mode not in ("P", "L"):
-        raise InputError(f"{where}: the mask is a {image.mode} image; expected one label id per pixel (8-bit gray or palette PNG).")
+        raise InputError(
+            f"{where}: the mask is a {image.mode} image; expected one label id per pixel (8-bit gray or palette PNG)."
+        )
     return np.array(image)
 
 
@@ -288,5 +300,7 @@ def _decode(data: bytes, where: str) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         image.load()
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error… by format
-        raise InputError(f"{where}: not a complete image ({error or type(error).__name__}; {len(data)} bytes).") from error
+        raise InputError(
+            f"{where}: not a complete image ({error or type(error).__name__}; {len(data)} bytes)."
+        ) from error
     return image

@@ -8,6 +8,8 @@ from scene to scene: shape, place and texture tell classes apart, colour alone d
 """
 
 import dataclasses
+import functools
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -24,7 +26,15 @@ FAR_M, NEAR_M = 60.0, 3.2  # drawn depths
 
 RAW_ID = {name: raw_id for raw_id, name in CITYSCAPES.raw_names.items()}
 # Standard deviation (of 255) and grain (pixels) of each surface's texture.
-TEXTURE = {"road": (7, 1), "sidewalk": (9, 2), "building": (8, 5), "vegetation": (26, 3), "sky": (6, 24), "car": (4, 6), "person": (8, 2)}
+TEXTURE = {
+    "road": (7, 1),
+    "sidewalk": (9, 2),
+    "building": (8, 5),
+    "vegetation": (26, 3),
+    "sky": (6, 24),
+    "car": (4, 6),
+    "person": (8, 2),
+}
 
 
 @dataclasses.dataclass
@@ -58,7 +68,11 @@ class Canvas:
         """Fills an ellipse with half axes rx, ry around (x, y) at depth z."""
         (left, bottom), (right, top) = self.point(x - rx, y - ry, z), self.point(x + rx, y + ry, z)
         turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-        ring = zip((left + right) / 2 + (right - left) / 2 * np.cos(turn), (top + bottom) / 2 + (bottom - top) / 2 * np.sin(turn), strict=True)
+        ring = zip(
+            (left + right) / 2 + (right - left) / 2 * np.cos(turn),
+            (top + bottom) / 2 + (bottom - top) / 2 * np.sin(turn),
+            strict=True,
+        )
         self.polygon(list(ring), colour, name)
 
 
@@ -133,7 +147,7 @@ def paint_facades(canvas: Canvas, side: int, walk_m: float) -> None:
     edges = [1.0]
     while edges[-1] < FAR_M:
         edges.append(min(edges[-1] + rng.uniform(5, 14), FAR_M))
-    for near, far in reversed(list(zip(edges, edges[1:], strict=False))):
+    for near, far in reversed(list(itertools.pairwise(edges))):
         x = side * (walk_m + rng.uniform(0.0, 0.6))
         if rng.random() < 0.2:
             wall(canvas, x, near, far, rng.uniform(1.2, 3.5), rng.uniform((40, 70, 30), (90, 130, 70)), "vegetation")
@@ -146,13 +160,20 @@ def paint_facades(canvas: Canvas, side: int, walk_m: float) -> None:
         glass = colour * rng.uniform(0.3, 0.6) if rng.random() < 0.7 else colour * 1.25
         for storey in range(storeys):
             for z in np.arange(near + 0.8, far - 1.2, rng.uniform(1.8, 2.6)):
-                pane = [(z, 3.2 * storey + 1.0), (z + 1.0, 3.2 * storey + 1.0), (z + 1.0, 3.2 * storey + 2.5), (z, 3.2 * storey + 2.5)]
+                pane = [
+                    (z, 3.2 * storey + 1.0),
+                    (z + 1.0, 3.2 * storey + 1.0),
+                    (z + 1.0, 3.2 * storey + 2.5),
+                    (z, 3.2 * storey + 2.5),
+                ]
                 canvas.polygon([canvas.point(x, y, depth) for depth, y in pane], glass, None)
 
 
 def wall(canvas: Canvas, x: float, near: float, far: float, height: float, colour, name: str) -> None:
     """A wall along the street at x, and its face towards the camera."""
-    canvas.polygon([canvas.point(x, y, z) for z, y in ((near, 0), (far, 0), (far, height), (near, height))], colour, name)
+    canvas.polygon(
+        [canvas.point(x, y, z) for z, y in ((near, 0), (far, 0), (far, height), (near, height))], colour, name
+    )
     if near > 1.5:
         outer = x + np.sign(x) * 30
         face = [canvas.point(u, y, near) for u, y in ((x, 0), (outer, 0), (outer, height), (x, height))]
@@ -171,38 +192,57 @@ def place_things(rng: np.random.Generator, road_m: float, walk_m: float) -> list
 
     for _ in range(rng.integers(2, 7)):
         lane = rng.choice((-1, 1)) * (road_m - rng.uniform(0.9, 1.3) if rng.random() < 0.6 else rng.uniform(1.2, 2.0))
-        things.append((depth(5.5), lambda c, z, x=lane: paint_car(c, x, z)))
+        things.append((depth(5.5), functools.partial(paint_car, lane)))
     for _ in range(rng.integers(1, 7)):
         x = kerb(0.4) if rng.random() < 0.8 else rng.uniform(-road_m, road_m)
-        things.append((depth(4.5), lambda c, z, x=x: paint_person(c, x, z)))
+        things.append((depth(4.5), functools.partial(paint_person, x)))
     for _ in range(rng.integers(1, 5)):
-        things.append((depth(6.0), lambda c, z, x=kerb(0.3): paint_tree(c, x, z)))
+        things.append((depth(6.0), functools.partial(paint_tree, kerb(0.3))))
     for _ in range(rng.integers(2, 6)):
-        things.append((depth(), lambda c, z, x=kerb(0.1): paint_pole(c, x, z)))
+        things.append((depth(), functools.partial(paint_pole, kerb(0.1))))
     for _ in range(rng.integers(0, 3)):
-        things.append((depth(), lambda c, z, x=kerb(0.3): paint_bin(c, x, z)))
+        things.append((depth(), functools.partial(paint_bin, kerb(0.3))))
     return things
 
 
-def paint_car(canvas: Canvas, x: float, z: float) -> None:
+def paint_car(x: float, canvas: Canvas, z: float) -> None:
     rng = canvas.rng
-    colours = [(200, 200, 205), (40, 40, 45), (120, 120, 125), (160, 40, 40), (40, 60, 140), (60, 110, 60), (200, 180, 150)]
+    colours = [
+        (200, 200, 205),
+        (40, 40, 45),
+        (120, 120, 125),
+        (160, 40, 40),
+        (40, 60, 140),
+        (60, 110, 60),
+        (200, 180, 150),
+    ]
     colour = np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.7, 1.2)
     half, tall = rng.uniform(0.8, 0.98), rng.uniform(1.35, 1.8)
     canvas.disc(x, 0.02, z, half * 1.15, 0.12, (25, 25, 28), None)  # shadow on the ground
     for wheel in (-0.75, 0.75):
         canvas.box(x + half * wheel - 0.12, x + half * wheel + 0.12, 0, 0.4, z, (20, 20, 20), "car")
     canvas.box(x - half, x + half, 0.22, tall * 0.58, z, colour, "car")
-    roof = [canvas.point(x + u, y, z) for u, y in ((-half * 0.95, tall * 0.57), (half * 0.95, tall * 0.57), (half * 0.7, tall), (-half * 0.7, tall))]
+    roof = [
+        canvas.point(x + u, y, z)
+        for u, y in ((-half * 0.95, tall * 0.57), (half * 0.95, tall * 0.57), (half * 0.7, tall), (-half * 0.7, tall))
+    ]
     canvas.polygon(roof, colour * 0.95, "car")
-    glass = [canvas.point(x + u, y, z) for u, y in ((-half * 0.8, tall * 0.6), (half * 0.8, tall * 0.6), (half * 0.62, tall * 0.93), (-half * 0.62, tall * 0.93))]
+    glass = [
+        canvas.point(x + u, y, z)
+        for u, y in (
+            (-half * 0.8, tall * 0.6),
+            (half * 0.8, tall * 0.6),
+            (half * 0.62, tall * 0.93),
+            (-half * 0.62, tall * 0.93),
+        )
+    ]
     canvas.polygon(glass, (60, 70, 80) if rng.random() < 0.7 else (150, 165, 175), None)
     light = (190, 40, 40) if rng.random() < 0.6 else (235, 235, 215)
     for lamp in (-0.82, 0.82):
         canvas.box(x + half * lamp - 0.12, x + half * lamp + 0.12, tall * 0.42, tall * 0.52, z, light, None)
 
 
-def paint_person(canvas: Canvas, x: float, z: float) -> None:
+def paint_person(x: float, canvas: Canvas, z: float) -> None:
     rng = canvas.rng
     tall, coat, legs = rng.uniform(1.45, 1.9), rng.uniform(20, 230, 3), rng.uniform(20, 150, 3)
     stride = rng.uniform(0.05, 0.22)
@@ -215,27 +255,33 @@ def paint_person(canvas: Canvas, x: float, z: float) -> None:
     canvas.disc(x, tall * 0.91, z, 0.12, tall * 0.085, skin, "person")
 
 
-def paint_tree(canvas: Canvas, x: float, z: float) -> None:
+def paint_tree(x: float, canvas: Canvas, z: float) -> None:
     rng = canvas.rng
     height, spread = rng.uniform(3.5, 7.5), rng.uniform(0.8, 1.8)
     canvas.box(x - 0.13, x + 0.13, 0, height * 0.6, z, rng.uniform((60, 45, 35), (110, 85, 65)), "vegetation")
-    leaf = rng.uniform((40, 75, 25), (115, 135, 75)) if rng.random() < 0.8 else rng.uniform((130, 90, 40), (180, 130, 70))
+    leaf = (
+        rng.uniform((40, 75, 25), (115, 135, 75)) if rng.random() < 0.8 else rng.uniform((130, 90, 40), (180, 130, 70))
+    )
     for _ in range(14):
         u, y, r = x + rng.normal(0, spread * 0.5), height * rng.uniform(0.5, 1.0), spread * rng.uniform(0.35, 0.6)
         canvas.disc(u, y, z, r, r, leaf * rng.uniform(0.75, 1.2), "vegetation")
 
 
-def paint_pole(canvas: Canvas, x: float, z: float) -> None:
+def paint_pole(x: float, canvas: Canvas, z: float) -> None:
     """A pole; two in three carry a traffic sign."""
     rng = canvas.rng
     height = rng.uniform(2.3, 3.2)
     sign = rng.random() < 0.67
-    canvas.box(x - 0.07, x + 0.07, 0, height if sign else height + rng.uniform(1, 3), z, (rng.uniform(70, 170),) * 3, "pole")
+    canvas.box(
+        x - 0.07, x + 0.07, 0, height if sign else height + rng.uniform(1, 3), z, (rng.uniform(70, 170),) * 3, "pole"
+    )
     if not sign:
         return
-    rim, face = [((200, 30, 40), (240, 240, 240)), ((30, 70, 170), (240, 240, 245)), ((235, 195, 40), (30, 30, 30))][rng.integers(3)]
+    rim, face = [((200, 30, 40), (240, 240, 240)), ((30, 70, 170), (240, 240, 245)), ((235, 195, 40), (30, 30, 30))][
+        rng.integers(3)
+    ]
     for scale, colour, name in ((1.0, rim, "traffic sign"), (0.62, face, None)):
-        r = 0.42 * scale
+        r = 0.48 * scale
         if rng.random() < 0.5 and name:
             triangle = [canvas.point(x + u * r, height + y * r, z) for u, y in ((-1.1, -0.8), (1.1, -0.8), (0, 1.1))]
             canvas.polygon(triangle, colour, name)
@@ -243,7 +289,7 @@ def paint_pole(canvas: Canvas, x: float, z: float) -> None:
             canvas.disc(x, height, z, r, r, colour, name)
 
 
-def paint_bin(canvas: Canvas, x: float, z: float) -> None:
+def paint_bin(x: float, canvas: Canvas, z: float) -> None:
     """A litter bin: Cityscapes' "static", which is not scored."""
     canvas.box(x - 0.25, x + 0.25, 0, canvas.rng.uniform(0.7, 1.1), z, canvas.rng.uniform(40, 160, 3), "static")
 
@@ -257,7 +303,9 @@ def finish(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
         image += np.where(label == RAW_ID[name], strength * smooth_noise(rng, grain), 0)[..., None]
     shade = 1 + 0.12 * smooth_noise(rng, 40)[..., None]
     image = image * shade * rng.uniform(0.6, 1.15) * rng.uniform(0.9, 1.1, 3) + rng.uniform(-10, 18)
-    blurred = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.6)))
+    blurred = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(rng.uniform(0.0, 0.6))
+    )
     image = np.asarray(blurred) + rng.normal(0, rng.uniform(2, 7), image.shape)
     image = np.clip(image, 0, 255).astype(np.uint8)
     rise = rng.uniform(0.03, 0.1) * HEIGHT_PX * (1 - np.linspace(-1, 1, WIDTH_PX) ** 4)
@@ -292,7 +340,10 @@ def write_scenes(folder: Path, scenes: int, *, progress=lambda numbers: numbers)
         split = "val" if number >= scenes - scenes // 6 else "train"
         image, label = render_scene(number)
         stem = f"{split}/scene/scene_{number:06d}_000000"
-        for pixels, name in ((image, f"leftImg8bit/{stem}_leftImg8bit.png"), (label, f"gtFine/{stem}_gtFine_labelIds.png")):
+        for pixels, name in (
+            (image, f"leftImg8bit/{stem}_leftImg8bit.png"),
+            (label, f"gtFine/{stem}_gtFine_labelIds.png"),
+        ):
             path = part / name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)

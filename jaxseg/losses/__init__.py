@@ -17,7 +17,9 @@ Terms = dict[str, Array]
 LossFn = Callable[..., tuple[Array, Terms]]
 
 
-def pixel_loss(logits: Float[Array, "b h w c"], batch: dict, *, kind: str, pixels: Float[Array, ""], parts: int) -> Float[Array, ""]:
+def pixel_loss(
+    logits: Float[Array, "b h w c"], batch: dict, *, kind: str, pixels: Float[Array, ""], parts: int
+) -> Float[Array, ""]:
     """The pixel term: sum over valid pixels / how many there are in the global batch, times `parts`.
 
     kind: "softmax" divides by max(pixels, 1), as PyTorch's mean; "sigmoid" by pixels + 1, as the RMI authors' code.

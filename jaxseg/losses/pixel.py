@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def cross_entropy(logits: Float[Array, "b h w c"], label: Int[Array, "b h w"], valid: Bool[Array, "b h w"]) -> Float[Array, "b h w"]:
+def cross_entropy(
+    logits: Float[Array, "b h w c"], label: Int[Array, "b h w"], valid: Bool[Array, "b h w"]
+) -> Float[Array, "b h w"]:
     """Softmax cross-entropy: logsumexp(logits) - logits[label], in nats.
 
     Source: `torch.nn.functional.cross_entropy` with ignore_index=255 and reduction="none".

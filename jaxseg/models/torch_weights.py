@@ -67,7 +67,9 @@ def move(state_dict: Mapping, moves: list[Move], *, target: Mapping | None, arch
     """Applies `moves`; PyTorch's counters `num_batches_tracked` have no counterpart and are dropped."""
     names = {name for name in state_dict if not name.endswith("num_batches_tracked")}
     wanted = {m.torch_name for m in moves}
-    problems = [f"missing: {name}" for name in sorted(wanted - names)] + [f"left over: {name}" for name in sorted(names - wanted)]
+    problems = [f"missing: {name}" for name in sorted(wanted - names)] + [
+        f"left over: {name}" for name in sorted(names - wanted)
+    ]
     if problems:
         raise InputError(f"these weights are not those of {architecture}: " + _some(problems))
     flat = {}
@@ -89,7 +91,9 @@ def _check_shapes(flat: Mapping, moves: list[Move], target: Mapping) -> None:
         if ours != theirs:
             problems.append(f"{m.torch_name}: {theirs} (in our layout) where the network has {ours}")
     if problems:
-        raise InputError("the weights do not fit the network (config.model.features, number of classes): " + _some(problems))
+        raise InputError(
+            "the weights do not fit the network (config.model.features, number of classes): " + _some(problems)
+        )
 
 
 def _some(problems: list[str], most: int = 8) -> str:
@@ -111,11 +115,15 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     try:
         state_dict = readers[path.suffix](path)
     except ImportError as error:
-        raise InputError(f"config.model.init_from={path}: reading it needs {error.name}; install jaxseg[torch].") from error
+        raise InputError(
+            f"config.model.init_from={path}: reading it needs {error.name}; install jaxseg[torch]."
+        ) from error
     except InputError:
         raise
     except Exception as error:  # each format raises its own kinds for damaged bytes
-        raise InputError(f"config.model.init_from={path}: cannot be read ({type(error).__name__}: {str(error)[:300]}).") from error
+        raise InputError(
+            f"config.model.init_from={path}: cannot be read ({type(error).__name__}: {str(error)[:300]})."
+        ) from error
     return state_dict
 
 
@@ -138,5 +146,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise InputError(f"config.model.init_from={path}: holds a {type(loaded).__name__}, not a state dict of tensors by name.")
+        raise InputError(
+            f"config.model.init_from={path}: holds a {type(loaded).__name__}, not a state dict of tensors by name."
+        )
     return {name: tensor.float().numpy() for name, tensor in loaded.items()}

@@ -25,7 +25,9 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         for i in (1, 2):
-            x = nn.Conv(self.features, (3, 3), use_bias=False, kernel_init=conv_init, dtype=self.dtype, name=f"conv{i}")(x)
+            x = nn.Conv(
+                self.features, (3, 3), use_bias=False, kernel_init=conv_init, dtype=self.dtype, name=f"conv{i}"
+            )(x)
             x = BatchNorm(self.axis_name, self.dtype, name=f"norm{i}")(x, train=train)
             x = nn.relu(x)
         return x
@@ -64,7 +66,12 @@ class UNet(nn.Module):
             x = jnp.concatenate([x, skips[level]], axis=-1)
             x = block(widths[level], f"decoder{level + 1}")(x, train=train)
         x = nn.Conv(
-            self.num_classes, (1, 1), kernel_init=conv_init, bias_init=bias_init(self.features), dtype=self.dtype, name="head"
+            self.num_classes,
+            (1, 1),
+            kernel_init=conv_init,
+            bias_init=bias_init(self.features),
+            dtype=self.dtype,
+            name="head",
         )(x)
         return x.astype(jnp.float32)
 

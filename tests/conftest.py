@@ -1,0 +1,83 @@
+"""Four simulated devices for every test, and the fixtures that several tests share."""
+
+import os
+import tempfile
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Many tests compile the same small network: once is enough.
+CACHE = tempfile.mkdtemp(prefix="jaxseg-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+import atexit
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxseg.config import default
+from jaxseg.data.prepare import prepare
+from tests import raw_data
+
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with recorded PyTorch results and real images, where it lies beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not there: no recorded PyTorch results and no real images to test against")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden(shared):
+    """name -> arrays of a recorded file; "weights" are drawn anew as the file's state_dict_spec says."""
+
+    def load(name: str) -> dict:
+        arrays = dict(np.load(shared / "golden" / f"{name}.npz"))
+        arrays |= {k: json.loads(str(arrays[k])) for k in ("meta", "grad_norms", "state_dict_spec") if k in arrays}
+        if "state_dict_spec" in arrays:
+            seed = arrays["meta"]["seed"]
+            arrays["weights"] = {e["name"]: draw(e, [seed, e["index"]]) for e in arrays["state_dict_spec"]}
+        return arrays
+
+    return load
+
+
+def draw(entry: dict, seed: list[int]) -> np.ndarray:
+    """One tensor by its rule."""
+    rng, shape = np.random.default_rng(seed), entry["shape"]
+    if entry["rule"] == "zero":
+        return np.zeros(shape, np.float32)
+    if entry["rule"] == "uniform_0.5_1.5":
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    scale = 0.1 if entry["rule"] == "normal_0.1" else np.sqrt(2 / np.prod(shape[1:]))
+    return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def camvid_dir(tmp_path_factory) -> Path:
+    """A raw CamVid of 10 training and 5 validation images, 40×48 pixels."""
+    return raw_data.write_camvid(tmp_path_factory.mktemp("camvid"), train=10, val=5)
+
+
+@pytest.fixture
+def tiny(camvid_dir, tmp_path):
+    """A config that trains in seconds: CamVid of 40×48 pixels, resized to 36, cropped to 32; 4 features."""
+    config = default()
+    config.data.update({"name": "camvid", "source_dir": str(camvid_dir), "dir": str(tmp_path / "data")})
+    config.data.update({"size_px": 36, "crop_px": 32, "threads": 2})
+    config.model.features = 4
+    config.train.update({"batch_size": 4, "epochs": 2, "log_every_steps": 2})
+    config.eval.update({"every_epochs": 1, "batch_size": 4})
+    return config
+
+
+@pytest.fixture
+def prepared(tiny):
+    return prepare(tiny.data)

@@ -1,0 +1,138 @@
+"""Every refusal names the field; every preset is a valid experiment."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+
+from jaxseg import cli
+from jaxseg.config import (
+    InputError,
+    all_fields,
+    check_devices,
+    default,
+    field,
+    find_config_file,
+    unknown_field,
+    validate,
+)
+
+PRESETS = sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
+
+
+def load_preset(path: Path, variant: str = ""):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, module.get_config(variant)
+
+
+def changed(**fields):
+    config = default()
+    with config.unlocked():
+        for path, value in fields.items():
+            section, _, leaf = path.rpartition("__")
+            (config[section] if section else config)[leaf] = value
+    return config
+
+
+def test_default_is_the_studys_model_1():
+    config = default()
+    validate(config)
+    assert (config.data.size_px, config.data.crop_px, config.model.features) == (234, 224, 32)
+    assert (config.train.epochs, config.train.batch_size, config.optim.learning_rate) == (200, 8, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"data__name": "cityscape"}, ["config.data.name", "'cityscape'", "Did you mean 'cityscapes'"]),
+        ({"data__resize": "squared"}, ["config.data.resize", "Did you mean 'square'"]),
+        ({"data__crop_px": 256}, ["config.data.crop_px=256", "config.data.size_px=234"]),
+        ({"data__crop_px": 200}, ["config.data.crop_px=200", "192 or 208"]),
+        ({"model__dtype": "float16"}, ["config.model.dtype", "bfloat16"]),
+        ({"optim__learning_rate": -1.0}, ["config.optim.learning_rate is -1.0", "at least 0"]),
+        ({"optim__learning_rate": math.nan}, ["config.optim.learning_rate is nan"]),
+        ({"train__batch_size": 0}, ["config.train.batch_size is 0", "at least 1"]),
+        ({"train__batch_size": 6, "train__accumulate_steps": 4}, ["config.train.accumulate_steps=4", "divisor"]),
+        ({"eval__passes": 5}, ["config.eval.passes=5", "config.eval.view"]),
+        ({"data__download": True}, ["config.data.download", "voc2012"]),
+        ({"data__name": "camvid", "data__trainaug": True}, ["config.data.trainaug", "voc2012"]),
+        (
+            {"data__name": "voc2012", "data__download": True, "data__source_dir": "x"},
+            ["config.data.download", "config.data.source_dir"],
+        ),
+        ({"data__name": "synthetic", "data__source_dir": "x"}, ["config.data.source_dir", "synthetic"]),
+        ({"peer": "../x"}, ["config.peer", "'../x'"]),
+    ],
+)
+def test_refusals_name_field_and_value(fields, words):
+    with pytest.raises(InputError) as caught:
+        validate(changed(**fields))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_devices_must_divide_the_batch():
+    with pytest.raises(InputError, match=r"config.train.batch_size=8 does not divide over 3 devices.*multiple of 3"):
+        check_devices(default(), devices=3)
+    config = changed(eval__batch_size=6)
+    with pytest.raises(InputError, match=r"config.eval.batch_size=6 does not divide over 4"):
+        check_devices(config, devices=4)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("optim.learning_rat", "config.optim.learning_rate"),
+        ("learning_rate", "config.optim.learning_rate"),
+        ("train.batchsize", "config.train.batch_size"),
+        ("data.source", "config.data.source_dir"),
+    ],
+)
+def test_mistyped_field_gets_a_suggestion(typed, meant):
+    assert f"Did you mean {meant}" in str(unknown_field(typed, default()))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_presets_are_valid_lab_notes(path):
+    module, config = load_preset(path)
+    validate(config)
+    assert config.is_locked
+    assert f"configs/{path.name}" in module.__doc__, "the docstring holds the command"
+    assert all_fields(config) == all_fields(default())
+
+
+@pytest.mark.parametrize("path", [p for p in PRESETS if p.stem != "demo"], ids=lambda path: path.stem)
+def test_released_variant_follows_the_code(path):
+    """study.md, table "The text and the released code differ", as far as Model 1 goes."""
+    _, config = load_preset(path, "released")
+    validate(config)
+    assert config.data.resize == "shorter_side"
+    assert (config.eval.view, config.eval.passes, config.checkpoint.best) == ("random", 5, "train_loss")
+    with pytest.raises(InputError, match="unknown variant 'relased'"):
+        load_preset(path, "relased")
+
+
+def test_presets_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = find_config_file("configs/unet_voc.py:released")
+    assert found.endswith("configs/unet_voc.py:released")
+    assert Path(found.split(":")[0]).is_file()
+    with pytest.raises(InputError, match=r"Did you mean 'configs/unet_voc.py'"):
+        find_config_file("configs/unet_vok.py")
+    (tmp_path / "mine.py").write_text("")
+    assert find_config_file("mine.py") == "mine.py"
+
+
+def test_every_checked_field_exists():
+    from jaxseg.config import AT_LEAST, CHOICES
+
+    for path in [*AT_LEAST, *CHOICES]:
+        field(default(), path)
+
+
+def test_override_of_unknown_field_is_refused_before_parsing():
+    with pytest.raises(InputError, match=r"config.optim.lr: there is no such field"):
+        cli.parse_flags(["main", "--config=configs/demo.py", "--config.optim.lr=1"])

@@ -1,0 +1,113 @@
+"""Pixel losses against float64 oracles, under masks, under jit, with gradients; reductions over parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxseg.config import default
+from jaxseg.losses import make_loss, pixel_loss
+from jaxseg.losses.pixel import binary_cross_entropy, cross_entropy
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(0, 3, (2, 5, 6, 4)).astype(np.float32)
+LABEL = np.where(RNG.random((2, 5, 6)) < 0.3, 255, RNG.integers(0, 4, (2, 5, 6)))
+VALID = LABEL != 255
+
+
+def oracle(kind):
+    """Written from the definitions, in float64, pixel by pixel."""
+    out = np.zeros(LABEL.shape)
+    for index in np.ndindex(LABEL.shape):
+        x, k = LOGITS[index].astype(np.float64), LABEL[index]
+        if k == 255:
+            continue
+        if kind == "softmax":
+            out[index] = -np.log(np.exp(x[k]) / np.exp(x).sum())
+        else:
+            p = 1 / (1 + np.exp(-x))
+            out[index] = -np.log(p[k]) - sum(np.log(1 - p[j]) for j in range(len(x)) if j != k)
+    return out
+
+
+CASES = [("softmax", cross_entropy), ("sigmoid", binary_cross_entropy)]
+
+
+@pytest.mark.parametrize(("kind", "loss"), CASES)
+def test_against_float64(kind, loss):
+    np.testing.assert_allclose(loss(LOGITS, LABEL, VALID), oracle(kind), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(loss)(LOGITS, LABEL, VALID), loss(LOGITS, LABEL, VALID), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "loss"), CASES)
+def test_masking_is_slicing(kind, loss):
+    del kind
+    masked = loss(LOGITS, LABEL, VALID)
+    sliced = loss(LOGITS[VALID][None, None], LABEL[VALID][None, None], VALID[VALID][None, None])
+    np.testing.assert_allclose(masked[VALID], sliced[0, 0], rtol=1e-6)
+    assert (masked[~VALID] == 0).all()
+
+
+@pytest.mark.parametrize(("kind", "loss"), CASES)
+def test_void_pixels_have_no_gradient_whatever_their_logits(kind, loss):
+    del kind
+    wild = np.where(VALID[..., None], LOGITS, np.float32(3e38))
+    grad = jax.grad(lambda x: loss(x, LABEL, VALID).sum())(jnp.asarray(wild))
+    expected = jax.grad(lambda x: loss(x, LABEL, VALID).sum())(jnp.asarray(LOGITS))
+    assert (grad[~VALID] == 0).all()
+    np.testing.assert_allclose(grad[VALID], expected[VALID], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "loss"), CASES)
+def test_gradients(kind, loss):
+    del kind
+    check_grads(lambda x: loss(x, LABEL, VALID), (LOGITS,), order=1, modes=("rev",), atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize(("kind", "loss"), CASES)
+def test_extreme_logits_have_known_values(kind, loss):
+    """Right by 2e4: 0. Wrong by 2e4: 2e4 (softmax); 1e4 for each of the two wrong classes (sigmoid)."""
+    right = jnp.array([1e4, -1e4, -1e4])[None, None, None]
+    at = (right, jnp.array([[[0]]]), jnp.array([[[True]]]))
+    assert loss(*at).item() == 0
+    assert loss(at[0], jnp.array([[[1]]]), at[2]).item() == 2e4
+    assert kind in ("softmax", "sigmoid")
+
+
+def batch_of(image_slice):
+    return {"label": jnp.asarray(LABEL[image_slice]), "valid": jnp.asarray(VALID[image_slice])}
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_mean_over_parts_is_the_whole(kind):
+    """The parts hold different numbers of valid pixels."""
+    assert VALID[0].sum() != VALID[1].sum()
+    pixels = jnp.float32(VALID.sum())
+    whole = pixel_loss(LOGITS, batch_of(np.s_[:]), kind=kind, pixels=pixels, parts=1)
+    parts = [
+        pixel_loss(LOGITS[i : i + 1], batch_of(np.s_[i : i + 1]), kind=kind, pixels=pixels, parts=2) for i in (0, 1)
+    ]
+    np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-6)
+    divisor = VALID.sum() + (kind == "sigmoid")
+    np.testing.assert_allclose(whole, oracle(kind).sum() / divisor, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rmi_max3_r3_noisy", "rmi_softmax_sigmoid", "rmi_r1"])
+def test_pixel_term_is_the_rmi_authors(golden, name):
+    recorded = golden(name)
+    kind = {"forward_sigmoid": "sigmoid", "forward_softmax_sigmoid": "softmax"}[recorded["meta"]["forward"]]
+    logits, label = recorded["logits_nchw"].transpose(0, 2, 3, 1), recorded["labels"].astype(int)
+    valid = label < logits.shape[-1]
+    value = pixel_loss(logits, {"label": label, "valid": valid}, kind=kind, pixels=jnp.float32(valid.sum()), parts=1)
+    np.testing.assert_allclose(value, recorded["pixel_term"], rtol=2e-6)
+
+
+def test_all_void_is_zero_with_zero_gradient():
+    loss_fn = make_loss(default().loss)
+    batch = {"label": jnp.full((1, 2, 2), 255), "valid": jnp.zeros((1, 2, 2), bool)}
+    value, grad = jax.value_and_grad(lambda x: loss_fn(x, batch, pixels=jnp.float32(0), parts=1)[0])(
+        jnp.ones((1, 2, 2, 3))
+    )
+    assert value == 0
+    assert (grad == 0).all()

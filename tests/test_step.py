@@ -1,0 +1,181 @@
+"""The step: PyTorch's curve, four devices as one, slices as the whole, compiled once, memory reused."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxseg import parallel
+from jaxseg.config import default
+from jaxseg.losses import make_loss
+from jaxseg.models import UNet
+from jaxseg.models.torch_weights import unet_from_torch
+from jaxseg.step import create_peer, train_step
+
+LOSSES = {"unet": make_loss(default().loss)}
+
+
+def random_batch(seed, size=8, hw=32, classes=5):
+    rng = np.random.default_rng(seed)
+    label = np.where(
+        rng.random((size, hw, hw)) < np.linspace(0, 0.9, size)[:, None, None],
+        255,
+        rng.integers(classes, size=(size, hw, hw)),
+    )
+    return {
+        "image": rng.random((size, hw, hw, 3), dtype=np.float32),
+        "label": label.astype(np.int32),
+        "valid": label != 255,
+    }
+
+
+def fresh_peers(tx=None, features=4):
+    model = UNet(5, features, axis_name=parallel.AXIS)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    return {"unet": create_peer(model, tx or optax.sgd(0.1), variables)}
+
+
+def single_device_step(accumulate_steps=1):
+    """The step on one device, without pmap: vmap over an axis of size 1 gives it its axis name."""
+    step = functools.partial(
+        train_step, losses=LOSSES, seed=0, accumulate_steps=accumulate_steps, axis_name=parallel.AXIS
+    )
+    mapped = jax.jit(jax.vmap(step, axis_name=parallel.AXIS))
+
+    def call(peers, batch):
+        add, drop = (
+            functools.partial(jax.tree.map, lambda x: jnp.asarray(x)[None]),
+            functools.partial(jax.tree.map, lambda x: x[0]),
+        )
+        return drop(mapped(add(peers), add(batch)))
+
+    return call
+
+
+def assert_close(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def test_twelve_losses_are_pytorchs(golden):
+    recorded = golden("curve_unet_ce")
+    meta = recorded["meta"]
+    model = UNet(meta["out_channels"], meta["init_features"], axis_name=parallel.AXIS)
+    peers = {"unet": create_peer(model, optax.adam(meta["learning_rate"]), unet_from_torch(recorded["weights"]))}
+    step, losses = single_device_step(), []
+    for image, label in zip(
+        recorded["images_nchw"].transpose(0, 1, 3, 4, 2), recorded["labels"].astype(np.int32), strict=True
+    ):
+        peers, measured = step(peers, {"image": image, "label": label, "valid": label != 255})
+        losses.append(measured["unet/loss"])
+    np.testing.assert_allclose(losses, recorded["losses"], rtol=1e-3)
+
+
+def test_four_devices_are_one():
+    """The shares hold from 0 to 90 % void, so a mean of per-device means would be another number."""
+    assert jax.local_device_count() == 4
+    one, four = single_device_step(), parallel.compile_train_step(losses=LOSSES, seed=0, accumulate_steps=1)
+    single, replicated = fresh_peers(), parallel.replicate(fresh_peers())
+    for seed in range(3):
+        batch = random_batch(seed)
+        single, measured = one(single, batch)
+        replicated, all_measured = four(replicated, parallel.shard(batch))
+        assert_close(parallel.unreplicate(all_measured), measured, rtol=2e-4)
+    assert_close(parallel.unreplicate(replicated["unet"].params), single["unet"].params, rtol=1e-3, atol=2e-5)
+    assert_close(parallel.unreplicate(replicated["unet"].batch_stats), single["unet"].batch_stats, rtol=1e-4, atol=1e-6)
+    for leaf in jax.tree.leaves(replicated["unet"].params):
+        assert np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape)), "devices differ"
+
+
+def test_slices_have_the_gradient_of_the_whole():
+    """Against the sum of gradients taken slice by slice, with the BatchNorm statistics of each slice."""
+    peers, batch = fresh_peers(), random_batch(7)
+    updated, measured = single_device_step(accumulate_steps=4)(peers, batch)
+    peer, pixels = peers["unet"], batch["valid"].sum()
+    model, stats, total_loss = UNet(5, 4), peer.batch_stats, 0
+    total_grads = jax.tree.map(jnp.zeros_like, peer.params)
+    for i in range(4):
+        part = jax.tree.map(lambda x, i=i: x[2 * i : 2 * i + 2], batch)
+
+        def loss(params, part=part, stats=stats):
+            logits, new = model.apply(
+                {"params": params, "batch_stats": stats}, part["image"], train=True, mutable=["batch_stats"]
+            )
+            picked = jax.nn.log_softmax(logits)[part["valid"], part["label"][part["valid"]]]
+            return -picked.sum() / pixels, new["batch_stats"]
+
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(peer.params)
+        total_loss, total_grads = total_loss + value, jax.tree.map(jnp.add, total_grads, grads)
+    np.testing.assert_allclose(measured["unet/loss"], total_loss, rtol=1e-5)
+    np.testing.assert_allclose(measured["unet/grad_norm"], optax.tree.norm(total_grads), rtol=1e-4)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, peer.params, total_grads)
+    assert_close(updated["unet"].params, expected, rtol=1e-4, atol=1e-6)
+    assert_close(updated["unet"].batch_stats, stats, rtol=1e-4, atol=1e-6)
+
+
+def test_measurements_are_what_they_say():
+    peers, batch = fresh_peers(), random_batch(1)
+    updated, measured = single_device_step()(peers, batch)
+    before, after = peers["unet"].params, updated["unet"].params
+    np.testing.assert_allclose(measured["unet/param_norm"], optax.tree.norm(after), rtol=1e-6)
+    difference = jax.tree.map(jnp.subtract, after, before)
+    np.testing.assert_allclose(measured["unet/update_norm"], optax.tree.norm(difference), rtol=1e-3)
+    np.testing.assert_allclose(measured["unet/update_norm"], 0.1 * measured["unet/grad_norm"], rtol=1e-5)
+    assert measured["unet/loss"] == measured["unet/pixel"]
+    assert updated["unet"].step == 1
+
+
+def test_compiled_once_and_memory_reused():
+    compilations = []
+
+    def count(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(duration)
+
+    step = parallel.compile_train_step(losses=LOSSES, seed=0, accumulate_steps=1)
+    peers = parallel.replicate(fresh_peers(optax.adam(1e-3)))
+    batches = [parallel.shard(random_batch(seed)) for seed in range(4)]
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        donated = jax.tree.leaves(peers["unet"].params)
+        for batch in batches:
+            peers, _ = step(peers, batch)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert len(compilations) == 1
+    assert all(leaf.is_deleted() for leaf in donated)
+
+
+def test_unreplicated_copy_survives_the_next_step():
+    step = parallel.compile_train_step(losses=LOSSES, seed=0, accumulate_steps=1)
+    peers = parallel.replicate(fresh_peers())
+    kept = parallel.unreplicate(peers["unet"].params)
+    before = jax.tree.map(np.copy, kept)
+    step(peers, parallel.shard(random_batch(0)))
+    assert_close(kept, before, rtol=0)
+
+
+def test_eval_step_counts_every_valid_pixel_once():
+    peers = parallel.replicate(fresh_peers())
+    batch = random_batch(3)
+    confusions, predictions = parallel.compile_eval_step(num_classes=5)(peers, parallel.shard(batch))
+    confusion = parallel.unreplicate(confusions)["unet"]
+    prediction = np.asarray(predictions["unet"]).reshape(batch["label"].shape)
+    expected = np.zeros((5, 5), int)
+    np.add.at(expected, (batch["label"][batch["valid"]], prediction[batch["valid"]]), 1)
+    assert np.array_equal(confusion, expected)
+
+
+def test_shards_ahead_are_all_the_batches_in_order():
+    batches = [{"image": np.full((4, 2), i)} for i in range(5)]
+    seen = [int(np.asarray(b["image"])[0, 0, 0]) for b in parallel.shard_ahead(iter(batches))]
+    assert seen == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("size", [8])
+def test_shard_keeps_the_order_of_images(size):
+    sharded = parallel.shard({"image": np.arange(size)})["image"]
+    assert sharded.shape == (4, 2)
+    assert np.asarray(sharded).ravel().tolist() == list(range(size))

@@ -1,0 +1,195 @@
+"""The loop end to end on tiny data: what it writes, that it resumes exactly, and how it stops."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxseg import checkpoint
+from jaxseg.cli import NonFiniteError
+from jaxseg.config import InputError
+from jaxseg.data import pipeline
+from jaxseg.data.prepare import prepare
+from jaxseg.evaluate import load_config, score_checkpoint
+from jaxseg.peers import create_peers
+from jaxseg.train import train_and_evaluate
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def saved(workdir, config, step=None):
+    """Every leaf of the checkpoint, by path."""
+    peers, _ = create_peers(config, num_classes=11, steps=1)
+    with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:
+        peers = checkpoint.restore(manager, step or manager.latest_step(), peers)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(peers)}
+
+
+def test_a_run_writes_what_the_readme_says(tiny, tmp_path):
+    results = train_and_evaluate(tiny, tmp_path / "run")
+    run = tmp_path / "run"
+    assert results == json.loads((run / "results.json").read_text())
+    assert results["step"] == 5  # 2 epochs of 10 images in batches of 4
+    assert [line["step"] for line in lines(run / "train.jsonl")] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines(run / "eval.jsonl")] == [3, 5]
+    prepared = prepare(tiny.data)
+    score = results["peers"]["unet"]
+    assert score["pixels"] == prepared.valid_pixels("val")
+    assert list(score["iou"]) == list(prepared.labels.names)
+    assert score["mean_iou"] == lines(run / "eval.jsonl")[-1]["unet/mean_iou"]
+    confusion = np.array(score["confusion"])
+    assert score["pixel_accuracy"] == np.trace(confusion) / confusion.sum()
+    assert results["config"] == tiny.to_dict()
+    assert results["data"] == {"name": "camvid", "fingerprint": prepared.fingerprint, "train": 10, "val": 5}
+    assert results["versions"]["jax"] == jax.__version__
+    assert results["device"] == {"platform": "cpu", "kind": "cpu", "count": 4}
+    assert (run / "predictions.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").iterdir())
+    assert not list(run.glob("*.part"))
+
+
+def test_two_and_two_steps_are_four(tiny, tmp_path):
+    """Parameters, optimiser, statistics and logged losses, bit for bit; step 3 is in the second epoch."""
+    tiny.train.max_steps = 4
+    train_and_evaluate(tiny, tmp_path / "whole")
+    tiny.train.max_steps = 2
+    train_and_evaluate(tiny, tmp_path / "parts")
+    first_part = (tmp_path / "parts/train.jsonl").read_text()
+    tiny.train.max_steps = 4
+    train_and_evaluate(tiny, tmp_path / "parts")
+    assert (tmp_path / "parts/train.jsonl").read_text().startswith(first_part)
+    assert (tmp_path / "parts/train.jsonl").read_text() == (tmp_path / "whole/train.jsonl").read_text()
+    whole, parts = saved(tmp_path / "whole", tiny), saved(tmp_path / "parts", tiny)
+    assert whole.keys() == parts.keys()
+    assert len(whole) > 100
+    for path in whole:
+        assert np.array_equal(whole[path], parts[path]), path
+
+
+def test_steps_after_the_last_checkpoint_are_logged_once(tiny, tmp_path):
+    """As after a kill between two checkpoints: their lines are dropped and written again, the same."""
+    train_and_evaluate(tiny, tmp_path / "run")
+    before = lines(tmp_path / "run/train.jsonl")
+    shutil.rmtree(tmp_path / "run/checkpoints/5")
+    with (tmp_path / "run/train.jsonl").open("a") as file:
+        file.write('{"step": 6, "unet/lo')  # cut short
+    train_and_evaluate(tiny, tmp_path / "run")
+    assert lines(tmp_path / "run/train.jsonl") == before
+    assert [line["step"] for line in lines(tmp_path / "run/eval.jsonl")] == [3, 5]
+
+
+def test_a_finished_run_is_scored_again_not_trained(tiny, tmp_path):
+    first = train_and_evaluate(tiny, tmp_path / "run")
+    again = train_and_evaluate(tiny, tmp_path / "run")
+    assert first["peers"] == again["peers"]
+    assert len(lines(tmp_path / "run/train.jsonl")) == 5
+
+
+def test_another_config_is_refused_with_the_difference(tiny, tmp_path):
+    tiny.train.max_steps = 1
+    train_and_evaluate(tiny, tmp_path / "run")
+    tiny.optim.learning_rate = 0.5
+    tiny.data.threads = 3  # may change
+    with pytest.raises(InputError) as caught:
+        train_and_evaluate(tiny, tmp_path / "run")
+    assert "config.optim.learning_rate: 0.001 there, 0.5 now" in str(caught.value)
+    assert "threads" not in str(caught.value)
+
+
+def test_other_data_is_refused(tiny, tmp_path, camvid_dir):
+    tiny.train.max_steps = 1
+    train_and_evaluate(tiny, tmp_path / "run")
+    copy = shutil.copytree(camvid_dir, tmp_path / "copy")
+    for folder in ("train", "trainannot"):
+        (copy / folder / "train_0.png").unlink()
+    tiny.data.source_dir = str(copy)
+    with pytest.raises(InputError, match=r"the prepared data: fingerprint \w+ there, \w+ now"):
+        train_and_evaluate(tiny, tmp_path / "run")
+
+
+def test_numbers_that_are_not_finite_stop_the_run(tiny, tmp_path):
+    """Steps of 1e30 overflow the norm at once; nothing of that is saved, and the images are those of that step."""
+    tiny.optim.update({"name": "sgd", "learning_rate": 1e30})
+    with pytest.raises(NonFiniteError) as caught:
+        train_and_evaluate(tiny, tmp_path / "run")
+    message = str(caught.value)
+    assert "unet/param_norm became inf at step 1 (steps 1 to 1 were looked at" in message
+    ids = pipeline.image_ids(prepare(tiny.data), tiny, step=0)
+    assert f"Images of its batch: {', '.join(ids)}." in message
+    assert not [p for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdecimal()]
+
+
+def test_any_checkpoint_is_scored_again_the_same(tiny, tmp_path):
+    train_and_evaluate(tiny, tmp_path / "run")
+    at_step = {line["step"]: line for line in lines(tmp_path / "run/eval.jsonl")}
+    for which in ("3", "last", "best"):
+        results = score_checkpoint(load_config(tmp_path / "run"), tmp_path / "run", which)
+        assert results["peers"]["unet"]["mean_iou"] == at_step[results["step"]]["unet/mean_iou"]
+
+
+@pytest.mark.parametrize("view", ["center", "random"])
+def test_other_views_score_crops(tiny, tmp_path, view):
+    tiny.train.max_steps = 1
+    tiny.eval.update({"view": view, "passes": 1 if view == "center" else 3})
+    results = train_and_evaluate(tiny, tmp_path / "run")
+    assert 0 < results["peers"]["unet"]["pixels"] <= 5 * 32 * 32 * tiny.eval.passes
+
+
+def run_command(module, *arguments, devices=1):
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "COLUMNS": "80"}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def tiny_arguments(camvid_dir, tmp_path):
+    sizes = ["size_px=36", "crop_px=32", f"source_dir={camvid_dir}", f"dir={tmp_path / 'data'}"]
+    fields = [f"data.{s}" for s in sizes] + ["model.features=4", "train.epochs=1", "eval.every_epochs=1"]
+    return ["--config=configs/unet_camvid.py", *(f"--config.{f}" for f in fields)]
+
+
+def test_commands_end_to_end(camvid_dir, tmp_path):
+    """Training, then scoring, as typed; the table, the paths and the statuses."""
+    done = run_command("jaxseg.main", *tiny_arguments(camvid_dir, tmp_path), f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    for words in ("mean IoU", "bicyclist", "predictions.png", "results.json", "next:"):
+        assert words in done.stdout
+    assert max(map(len, done.stdout.splitlines()[3:-4])) <= 80
+    trained = json.loads((tmp_path / "run/results.json").read_text())
+    assert trained["command"].startswith(
+        "python -m jaxseg.main --config=configs/unet_camvid.py --config.data.size_px=36"
+    )
+    scored = run_command("jaxseg.evaluate", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'scored.json'}")
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads((tmp_path / "scored.json").read_text())["peers"] == trained["peers"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--config=FILE is needed"),
+        (["--config=configs/unet_vok.py"], "Did you mean 'configs/unet_voc.py'"),
+        (["--config=configs/unet_voc.py:relaesd"], "unknown variant 'relaesd'"),
+        (["--config=configs/demo.py", "--config.train.batchsize=4"], "Did you mean config.train.batch_size"),
+        (["--config=configs/demo.py", "--config.train.batch_size=many"], "many"),
+        (["--config=configs/demo.py", "--config.train.batch_size=0"], "config.train.batch_size is 0"),
+        (["--config=configs/demo.py", "stray"], "'stray' is no flag"),
+        (["--config=configs/demo.py", "--workdirr=x"], "workdirr"),
+        (
+            ["--config=configs/unet_cityscapes.py", "--config.data.source_dir=/nowhere"],
+            "log in at www.cityscapes-dataset.com",
+        ),
+    ],
+)
+def test_wrong_commands_end_with_a_sentence_and_status_2(arguments, words, tmp_path):
+    done = run_command("jaxseg.main", *arguments, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxseg.config import InputError, all_fields, default, find_config_file, unknown_field
@@ -43,6 +43,7 @@ def run(main: Callable[[], int | None], *, usage: str, define: Callable[[], None
         except InputError as error:
             sys.exit(say(f"error: {error}\n\n{usage.strip()}", EXIT_INPUT))
 
+    logging.set_verbosity(logging.ERROR)  # what a person must read is said by sentences of our own
     app.run(guarded, flags_parser=parse)
 
 

@@ -1,6 +1,7 @@
-"""The first thing to run: a small U-Net on rendered street scenes, five minutes on two CPU cores.
+"""The first thing to run: a small U-Net on rendered street scenes, in a few minutes on two CPU cores.
 
 Command:   bash scripts/demo.sh   (or: python -m jaxseg.main --config=configs/demo.py)
+Data:      400 training and 80 validation scenes, rendered on first use, 9 of Cityscapes' 19 classes.
 """
 
 from jaxseg.config import check_variant, default
@@ -13,10 +14,11 @@ def get_config(variant: str = ""):
     config.data.resize = "shorter_side"  # 256×128 scenes to 192×96
     config.data.size_px = 96
     config.data.crop_px = 96
-    config.model.features = 16
-    config.optim.learning_rate = 3e-3
+    config.model.features = 12
+    config.optim.learning_rate = 5e-3
     config.optim.schedule = "cosine"
-    config.train.epochs = 12
+    config.train.epochs = 16
+    config.train.batch_size = 4
     config.eval.every_epochs = 4
     config.eval.batch_size = 16
     return config

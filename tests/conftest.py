@@ -15,6 +15,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -22,6 +23,8 @@ from jaxseg.config import default
 from jaxseg.data.prepare import prepare
 from tests import raw_data
 
+# GPUs multiply float32 in TF32 unless told otherwise: recorded float32 results need float32.
+jax.config.update("jax_default_matmul_precision", "highest")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -32,6 +35,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not there: no recorded PyTorch results and no real images to test against")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def four_devices():
+    """Four local devices: simulated on a CPU; on other hardware only where they are there."""
+    if jax.local_device_count() != 4:
+        pytest.skip(f"{jax.local_device_count()} {jax.default_backend()} device(s) here; this test needs four")
 
 
 @pytest.fixture(scope="session")

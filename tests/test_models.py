@@ -98,6 +98,7 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * var * 24 / 23, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("four_devices")
 def test_batch_norm_is_the_same_over_four_devices():
     x = np.random.default_rng(0).normal(3, 2, (8, 3, 4, 5)).astype(np.float32)
     variables = BatchNorm().init(jax.random.key(0), x, train=False)

@@ -7,6 +7,7 @@ set, size and a fingerprint of the raw files' names, sizes and times, so changed
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import logging
@@ -66,9 +67,10 @@ def prepare(data: ConfigDict) -> Prepared:
     data_dir = writable_dir(data.dir)
     if data.name == "synthetic":
         source_dir = synthetic.scenes_dir(data_dir, data.scenes)
-        if not source_dir.is_dir():
-            with progress_bar(f"rendering {data.scenes} scenes", data.scenes) as advance:
-                synthetic.write_scenes(source_dir, data.scenes, progress=lambda numbers: counted(numbers, advance))
+        with one_at_a_time(data_dir):
+            if not source_dir.is_dir():
+                with progress_bar(f"rendering {data.scenes} scenes", data.scenes) as advance:
+                    synthetic.write_scenes(source_dir, data.scenes, progress=lambda numbers: counted(numbers, advance))
         source = dataclasses.replace(find_source("cityscapes", source_dir), name="synthetic")
     elif data.download:
         source = find_source("voc2012", download_voc2012(data_dir))
@@ -77,9 +79,10 @@ def prepare(data: ConfigDict) -> Prepared:
     else:
         return prepared_before(data, data_dir)
     folder = data_dir / "prepared" / "segmentation" / variant_name(data, stamp_of(source)) / VERSION
-    if (prepared := load(folder)) is None:
-        build(source, folder, data_dir=data_dir / "prepared", resize=data.resize, size_px=data.size_px)
-        prepared = load(folder)
+    with one_at_a_time(data_dir):
+        if (prepared := load(folder)) is None:
+            build(source, folder, data_dir=data_dir / "prepared", resize=data.resize, size_px=data.size_px)
+            prepared = load(folder)
     return prepared
 
 
@@ -153,10 +156,25 @@ def build(source: Source, folder: Path, *, data_dir: Path, resize: str, size_px:
 def download_voc2012(data_dir: Path) -> Path:
     """The official VOC 2012 archive, fetched into `data_dir` unless it is there; its path."""
     target = data_dir / "downloads" / VOC2012_TAR.name
-    if not target.is_file():
-        with progress_bar(f"downloading {VOC2012_TAR.name}", VOC2012_TAR.size, unit_bytes=True) as advance:
-            download(VOC2012_TAR, target, progress=advance)
+    with one_at_a_time(data_dir):
+        if not target.is_file():
+            with progress_bar(f"downloading {VOC2012_TAR.name}", VOC2012_TAR.size, unit_bytes=True) as advance:
+                download(VOC2012_TAR, target, progress=advance)
     return target
+
+
+@contextlib.contextmanager
+def one_at_a_time(data_dir: Path):
+    """Processes that prepare into one folder wait for each other; a killed one lets go."""
+    with (data_dir / "prepare.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            Console(stderr=True).print(
+                f"waiting for another process that prepares data in {data_dir} …", highlight=False
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def writable_dir(path: str) -> Path:

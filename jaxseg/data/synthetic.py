@@ -10,7 +10,6 @@ from scene to scene: shape, place and texture tell classes apart, colour alone d
 import dataclasses
 import functools
 import itertools
-import os
 import shutil
 from pathlib import Path
 
@@ -334,7 +333,7 @@ def write_scenes(folder: Path, scenes: int, *, progress=lambda numbers: numbers)
     Written beside and renamed when whole, so that an interrupted rendering is never taken for a data set. `progress`
     wraps the iterator of scene numbers, to show it.
     """
-    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
+    part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     for number in progress(range(scenes)):
         split = "val" if number >= scenes - scenes // 6 else "train"
@@ -347,9 +346,4 @@ def write_scenes(folder: Path, scenes: int, *, progress=lambda numbers: numbers)
             path = part / name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    try:
-        part.rename(folder)
-    except OSError:  # another process finished first
-        if not folder.is_dir():
-            raise
-        shutil.rmtree(part)
+    part.rename(folder)

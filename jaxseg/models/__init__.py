@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxseg.models.torch_weights import read_state_dict, unet_from_torch
+from jaxseg.config import InputError
+from jaxseg.models.torch_weights import unet_from_torch
 from jaxseg.models.unet import LEVELS, UNet
 
 __all__ = ["SIZE_MULTIPLE_PX", "UNet", "initial_variables", "make_model"]
@@ -23,4 +24,7 @@ def initial_variables(network: UNet, model: ConfigDict, *, seed: int) -> dict:
     fresh = jax.jit(network.init, static_argnames="train")(jax.random.key(seed), image, train=False)
     if not model.init_from:
         return fresh
-    return unet_from_torch(read_state_dict(model.init_from), target=fresh)
+    try:
+        return unet_from_torch(model.init_from, target=fresh)
+    except InputError as error:
+        raise InputError(f"config.model.init_from: {error}") from error

@@ -54,12 +54,15 @@ def unet_moves() -> list[Move]:
     return moves
 
 
-def unet_from_torch(state_dict: Mapping[str, np.ndarray], *, target: Mapping | None = None) -> dict:
+def unet_from_torch(state_dict: Mapping[str, np.ndarray] | str | Path, *, target: Mapping | None = None) -> dict:
     """Variables of `UNet` from the state dict of the study's released U-Net.
 
-    Args: state_dict, arrays or CPU tensors by name; target, variables (or their shapes) that the result must match.
+    Args: state_dict, arrays or CPU tensors by name, or a file as in `read_state_dict`; target, variables (or their
+    shapes) that the result must match.
     Returns {"params": …, "batch_stats": …}. Raises InputError naming leftover, missing and misshapen tensors.
     """
+    if isinstance(state_dict, str | Path):
+        state_dict = read_state_dict(state_dict)
     return move(state_dict, unet_moves(), target=target, architecture="the study's U-Net")
 
 
@@ -108,28 +111,24 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise InputError(f"config.model.init_from={path}: there is no such file.")
+        raise InputError(f"{path}: there is no such file.")
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
     if path.suffix not in readers:
-        raise InputError(f"config.model.init_from={path}: expected a file ending in {', '.join(readers)}.")
+        raise InputError(f"{path}: expected a file ending in {', '.join(readers)}.")
     try:
         state_dict = readers[path.suffix](path)
     except ImportError as error:
-        raise InputError(
-            f"config.model.init_from={path}: reading it needs {error.name}; install jaxseg[torch]."
-        ) from error
+        raise InputError(f"{path}: reading it needs {error.name}; install jaxseg[torch].") from error
     except InputError:
         raise
     except Exception as error:  # each format raises its own kinds for damaged bytes
-        raise InputError(
-            f"config.model.init_from={path}: cannot be read ({type(error).__name__}: {str(error)[:300]})."
-        ) from error
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:300]}).") from error
     return state_dict
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
-        raise InputError(f"config.model.init_from={path}: not a NumPy .npz archive.")
+        raise InputError(f"{path}: not a NumPy .npz archive.")
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -146,7 +145,5 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise InputError(
-            f"config.model.init_from={path}: holds a {type(loaded).__name__}, not a state dict of tensors by name."
-        )
+        raise InputError(f"{path}: holds a {type(loaded).__name__}, not a state dict of tensors by name.")
     return {name: tensor.float().numpy() for name, tensor in loaded.items()}

@@ -17,8 +17,8 @@ def get_config(variant: str = ""):
     config.model.features = 12
     config.optim.learning_rate = 5e-3
     config.optim.schedule = "cosine"
-    config.train.epochs = 16
+    config.train.epochs = 14
     config.train.batch_size = 4
-    config.eval.every_epochs = 4
+    config.eval.every_epochs = 7
     config.eval.batch_size = 16
     return config

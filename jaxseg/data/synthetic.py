@@ -272,7 +272,7 @@ def paint_pole(x: float, canvas: Canvas, z: float) -> None:
     height = rng.uniform(2.3, 3.2)
     sign = rng.random() < 0.67
     canvas.box(
-        x - 0.07, x + 0.07, 0, height if sign else height + rng.uniform(1, 3), z, (rng.uniform(70, 170),) * 3, "pole"
+        x - 0.11, x + 0.11, 0, height if sign else height + rng.uniform(1, 3), z, (rng.uniform(70, 170),) * 3, "pole"
     )
     if not sign:
         return

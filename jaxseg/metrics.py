@@ -8,10 +8,12 @@ NaN ("absent") and stays out of the mean.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, ArrayLike, Int
 
 
-def confusion_matrix(prediction: Int[Array, "*n"], label: Int[Array, "*n"], num_classes: int) -> Int[Array, "c c"]:
+def confusion_matrix(
+    prediction: Int[ArrayLike, "*n"], label: Int[ArrayLike, "*n"], num_classes: int
+) -> Int[Array, "c c"]:
     """How many pixels of class i (row: truth) were called j (column). Labels outside 0..c-1 (255: void) are not counted.
 
     Exact up to 2^31 - 1 pixels a call. Raises ValueError for shapes that differ and, where values are known (not under

@@ -90,7 +90,7 @@ def test_batch_norm_by_hand():
     x = np.random.default_rng(0).normal(3, 2, (2, 3, 4, 5)).astype(np.float32)
     norm = BatchNorm()
     variables = norm.init(jax.random.key(0), x, train=False)
-    y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    y, updated = norm.apply(variables, jnp.asarray(x), train=True, mutable=["batch_stats"])
     exact = x.astype(np.float64)
     mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
     np.testing.assert_allclose(y, (exact - mean) / np.sqrt(var + 1e-5), atol=1e-5)
@@ -100,7 +100,7 @@ def test_batch_norm_by_hand():
 
 @pytest.mark.usefixtures("four_devices")
 def test_batch_norm_is_the_same_over_four_devices():
-    x = np.random.default_rng(0).normal(3, 2, (8, 3, 4, 5)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(3, 2, (8, 3, 4, 5)), jnp.float32)
     variables = BatchNorm().init(jax.random.key(0), x, train=False)
 
     def apply(x, axis_name=None):
@@ -127,6 +127,7 @@ def test_transposed_convolution_against_lax():
 
 def test_max_pool_sends_the_gradient_to_the_first_maximum():
     x = np.array([[1, 2, 5, 5], [2, 0, 5, 5], [0, 0, 3, 4], [0, 0, 7, 6]], np.float32)[None, :, :, None]
+    x = jnp.asarray(x)
     y, vjp = jax.vjp(max_pool_2x2, x)
     assert y[0, :, :, 0].tolist() == [[2, 5], [0, 7]]
     (grad,) = vjp(jnp.array([[1.0, 2.0], [3.0, 4.0]])[None, :, :, None])
@@ -135,7 +136,7 @@ def test_max_pool_sends_the_gradient_to_the_first_maximum():
 
 def test_max_pool_against_reduce_window():
     """Without ties the gradient is XLA's own."""
-    x = np.random.default_rng(0).permutation(2 * 6 * 8 * 3).reshape(2, 6, 8, 3).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).permutation(2 * 6 * 8 * 3).reshape(2, 6, 8, 3), jnp.float32)
     g = np.random.default_rng(1).normal(size=(2, 3, 4, 3)).astype(np.float32)
 
     def reference(x):

@@ -8,7 +8,7 @@ global batch, exactly, however void pixels are spread over the parts. So gradien
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 from ml_collections import ConfigDict
 
 from jaxseg.losses.pixel import binary_cross_entropy, cross_entropy
@@ -18,7 +18,7 @@ LossFn = Callable[..., tuple[Array, Terms]]
 
 
 def pixel_loss(
-    logits: Float[Array, "b h w c"], batch: dict, *, kind: str, pixels: Float[Array, ""], parts: int
+    logits: Float[ArrayLike, "b h w c"], batch: dict, *, kind: str, pixels: Float[ArrayLike, ""], parts: int
 ) -> Float[Array, ""]:
     """The pixel term: sum over valid pixels / how many there are in the global batch, times `parts`.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 # PyTorch initialises a convolution by kaiming_uniform_(a=sqrt(5)): uniform in ±sqrt(1/fan_in), which has variance
 # 1/(3 fan_in).
@@ -40,7 +40,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5  # torch.nn.BatchNorm2d
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[ArrayLike, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         features = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, features)
         bias = self.param("bias", nn.initializers.zeros, features)
@@ -58,7 +58,7 @@ class BatchNorm(nn.Module):
         return ((x.astype(jnp.float32) - mean) * gain + bias).astype(self.dtype)
 
 
-def batch_moments(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:
+def batch_moments(x: Float[ArrayLike, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:
     """Mean and biased variance [c] over (b, h, w) and devices, and the number n of elements per channel.
 
     Two passes, var = E[(x - mean)^2]: E[x^2] - mean^2 cancels when |mean| is large against the deviation.
@@ -84,7 +84,7 @@ class ConvTranspose2x2(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+    def __call__(self, x: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         b, h, w, c = x.shape
         # PyTorch takes fan_in from dimension 1 of the weight [in, out, 2, 2]: 4 * out.
         fan_in = 4 * self.features
@@ -97,7 +97,7 @@ class ConvTranspose2x2(nn.Module):
 
 
 @jax.custom_vjp
-def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+def max_pool_2x2(x: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """2×2 max pooling of stride 2; the gradient goes to the first maximum in row-major order, as in PyTorch.
 
     Written with strided views: XLA's own gradient (select-and-scatter) is slow on every platform, and that of

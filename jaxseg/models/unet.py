@@ -8,7 +8,7 @@ connections (upsampled first), and a 1×1 head. 7,763,701 parameters at 21 class
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from jaxseg.models.blocks import BatchNorm, ConvTranspose2x2, bias_init, conv_init, max_pool_2x2
 
@@ -23,7 +23,7 @@ class ConvBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+    def __call__(self, x: Float[ArrayLike, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         for i in (1, 2):
             x = nn.Conv(
                 self.features, (3, 3), use_bias=False, kernel_init=conv_init, dtype=self.dtype, name=f"conv{i}"
@@ -47,7 +47,7 @@ class UNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, image: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b h w c"]:
+    def __call__(self, image: Float[ArrayLike, "b h w 3"], train: bool = False) -> Float[Array, "b h w c"]:
         check_size(image.shape[1:3])
         widths = [self.features * 2**level for level in range(LEVELS + 1)]
 

@@ -13,12 +13,12 @@ def get_config(variant: str = ""):
     config.data.name = "synthetic"
     config.data.resize = "shorter_side"  # 256×128 scenes to 192×96
     config.data.size_px = 96
-    config.data.crop_px = 96
+    config.data.crop_px = 64
     config.model.features = 12
     config.optim.learning_rate = 5e-3
     config.optim.schedule = "cosine"
-    config.train.epochs = 14
+    config.train.epochs = 32
     config.train.batch_size = 4
-    config.eval.every_epochs = 7
+    config.eval.every_epochs = 16
     config.eval.batch_size = 16
     return config

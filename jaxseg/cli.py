@@ -34,7 +34,7 @@ def run(main: Callable[[], int | None], *, usage: str, define: Callable[[], None
         except NonFiniteError as error:
             return say(f"stopped: {error}", EXIT_NONFINITE)
         except KeyboardInterrupt:
-            return say("interrupted", EXIT_INTERRUPTED)
+            return say("interrupted; the same command goes on from the last checkpoint", EXIT_INTERRUPTED)
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:

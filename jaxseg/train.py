@@ -5,25 +5,20 @@ tensorboard/, checkpoints/, results.json and predictions.png. Running it again g
 same numbers as if it had not stopped.
 """
 
-import dataclasses
 import json
 import time
 from pathlib import Path
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from jaxseg import checkpoint, parallel
-from jaxseg.cli import NonFiniteError
 from jaxseg.config import InputError, all_fields, check_devices, field, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
 from jaxseg.evaluate import Evaluation, evaluate, load_config
-from jaxseg.optim import make_schedule
+from jaxseg.log import Log
 from jaxseg.peers import create_peers
 from jaxseg.report import prediction_figure
 from jaxseg.results import provenance, scores, write_json
@@ -40,7 +35,6 @@ MAY_CHANGE = (
     "eval.",
     "checkpoint.",
 )
-STATUS_EVERY_S = 15  # between status lines where there is no terminal to draw a bar on
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -164,137 +158,3 @@ def finish(workdir: Path, config: ConfigDict, prepared: Prepared, step: int, eva
         "best": {"by": config.checkpoint.best, "step": best, "metrics": best_metrics},
         **provenance(config, prepared),
     }
-
-
-@dataclasses.dataclass
-class Log:
-    """Measurements on their way from the devices to bar, files and TensorBoard; fetched together, checked one by one."""
-
-    workdir: Path
-    config: ConfigDict
-    prepared: Prepared
-    schedule_steps: int
-    start: int
-    last_step: int
-    console: Console
-
-    def __post_init__(self):
-        self.pending, self.losses, self.rates = [], [], []
-        self.flushed_step, self.flushed_at = self.start, time.monotonic()
-        self.said_at = self.flushed_at
-        self.schedule = make_schedule(self.config.optim, steps=self.schedule_steps)
-        self.train_file, earlier = reopen(self.workdir / "train.jsonl", self.start)
-        self.eval_file, evaluated = reopen(self.workdir / "eval.jsonl", self.start)
-        since = evaluated[-1]["step"] if evaluated else 0
-        self.losses = [line[f"{self.config.peer}/loss"] for line in earlier if line["step"] > since]
-        self.board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=self.start + 1)
-        columns = (
-            TextColumn("step"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task("", total=self.last_step, completed=self.start)
-
-    def __enter__(self):
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.stop()
-        for file in (self.train_file, self.eval_file, self.board):
-            file.close()
-
-    @property
-    def images_per_s(self) -> float | None:
-        """Median over the intervals between flushes, the first (which compiles) left out."""
-        return float(np.median(self.rates[1:] or self.rates)) if self.rates else None
-
-    def add(self, step: int, measurements: dict) -> None:
-        self.pending.append((step, measurements))
-        if step % self.config.train.log_every_steps == 0:
-            self.flush()
-
-    def flush(self) -> None:
-        """Fetches what is pending. Raises NonFiniteError naming step, term and images."""
-        if not self.pending:
-            return
-        rows = [(step, parallel.unreplicate(m)) for step, m in self.pending]
-        self.pending = []
-        for step, row in rows:
-            self.check_finite(step, row)
-            line = {"step": step, "learning_rate": float(self.schedule(step - 1))} | {
-                k: float(v) for k, v in row.items()
-            }
-            self.train_file.write(json.dumps(line) + "\n")
-            self.losses.append(line[f"{self.config.peer}/loss"])
-        self.train_file.flush()
-        for key in (k for k in line if k != "step"):
-            self.board.add_scalar(f"train/{key}", line[key], step)
-        now = time.monotonic()
-        self.rates.append((step - self.flushed_step) * self.config.train.batch_size / (now - self.flushed_at))
-        self.flushed_step, self.flushed_at = step, now
-        self.show(step, [row for _, row in rows])
-
-    def check_finite(self, step: int, row: dict) -> None:
-        broken = [
-            key for key in sorted(row, key=lambda key: ("/loss" in key, "_norm" in key)) if not np.isfinite(row[key])
-        ]
-        if broken:
-            ids = pipeline.image_ids(self.prepared, self.config, step=step - 1)
-            saved = f"{self.workdir / 'checkpoints'} holds what was saved before"
-            raise NonFiniteError(
-                f"{broken[0]} became {float(row[broken[0]])} at step {step} (steps {self.flushed_step + 1} to {step} were"
-                f" looked at; also not finite: {', '.join(broken[1:]) or 'nothing'}). Images of its batch: {', '.join(ids)}."
-                f" {saved}; try a lower config.optim.learning_rate, or config.model.dtype=float32."
-            )
-
-    def show(self, step: int, rows: list[dict]) -> None:
-        """The bar's line, or now and then a line of its own."""
-        keys = [key for key in rows[0] if "_norm" not in key and not (key.endswith("/loss") and len(rows[0]) == 5)]
-        text = "  ".join(f"{key} {np.mean([row[key] for row in rows]):.4f}" for key in keys)
-        text += f"  {self.rates[-1]:.1f} images/s"
-        self.bar.update(self.task, completed=step, description=text)
-        if not self.console.is_terminal and (
-            time.monotonic() - self.said_at > STATUS_EVERY_S or step == self.last_step
-        ):
-            self.said_at = time.monotonic()
-            self.console.print(f"step {step:,} of {self.last_step:,}  {text}", highlight=False, soft_wrap=True)
-
-    def evaluated(self, step: int, evaluation: Evaluation) -> dict[str, float]:
-        """Writes the scores; returns what checkpoints are ranked by."""
-        line = {"step": step}
-        for name, confusion in evaluation.confusion.items():
-            score = scores(confusion, self.prepared.labels.names)
-            line |= {f"{name}/{key}": score[key] for key in ("mean_iou", "pixel_accuracy", "iou")}
-            for key in ("mean_iou", "pixel_accuracy"):
-                if score[key] is not None:
-                    self.board.add_scalar(f"val/{name}/{key}", score[key], step)
-        self.eval_file.write(json.dumps(line) + "\n")
-        self.eval_file.flush()
-        self.board.flush()
-        reported = {key: line[f"{self.config.peer}/{key}"] for key in ("mean_iou", "pixel_accuracy")}
-        shown = "  ".join("-" if value is None else f"{key} {value:.4f}" for key, value in reported.items())
-        self.console.print(f"validation at step {step:,}:  {shown}", highlight=False)
-        ranking = {"mean_iou": reported["mean_iou"], "train_loss": float(np.mean(self.losses)) if self.losses else None}
-        self.losses = []
-        self.flushed_at = time.monotonic()  # evaluation is no training time
-        return {key: float("nan") if value is None else value for key, value in ranking.items()}
-
-
-def reopen(path: Path, start: int):
-    """The log file with lines of steps after `start` dropped (they will be computed again), opened to append; its lines."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = []
-    for line in lines:
-        try:
-            kept.append(json.loads(line))
-        except ValueError:  # the line a kill cut short; its step comes again
-            continue
-    kept = [line for line in kept if line["step"] <= start]
-    part = path.with_name(f"{path.name}.part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    part.rename(path)
-    return path.open("a"), kept

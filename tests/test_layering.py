@@ -11,7 +11,7 @@ ORDER = [
     "data.pipeline",
     "models.blocks", "models.unet", "models.torch_weights", "models",
     "losses.pixel", "losses",
-    "optim", "metrics", "step", "parallel", "peers", "checkpoint", "results", "report", "evaluate", "train", "main",
+    "optim", "metrics", "step", "parallel", "peers", "checkpoint", "results", "report", "evaluate", "log", "train", "main",
 ]  # fmt: skip
 WITHOUT_JAX = ["labels", "config", "cli", "report", *(m for m in ORDER if m.startswith("data."))]
 

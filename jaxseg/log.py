@@ -121,7 +121,7 @@ class Log:
             time.monotonic() - self.said_at > STATUS_EVERY_S or step == self.last_step
         ):
             self.said_at = time.monotonic()
-            self.console.print(f"step {step:,} of {self.last_step:,}  {text}", highlight=False, soft_wrap=True)
+            self.console.print(f"step {step:,} of {self.last_step:,}  {text}", soft_wrap=True)
 
     def evaluated(self, step: int, evaluation: Evaluation) -> dict[str, float]:
         """Writes the scores; returns what checkpoints are ranked by."""
@@ -137,7 +137,7 @@ class Log:
         self.board.flush()
         reported = {key: line[f"{self.config.peer}/{key}"] for key in ("mean_iou", "pixel_accuracy")}
         shown = "  ".join("-" if value is None else f"{key} {value:.4f}" for key, value in reported.items())
-        self.console.print(f"validation at step {step:,}:  {shown}", highlight=False)
+        self.console.print(f"validation at step {step:,}:  {shown}", soft_wrap=True)
         ranking = {"mean_iou": reported["mean_iou"], "train_loss": float(np.mean(self.losses)) if self.losses else None}
         self.losses = []
         self.flushed_at = time.monotonic()  # evaluation is no training time

@@ -46,7 +46,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     started = time.monotonic()
     validate(config)
     check_devices(config, devices=jax.device_count())
-    workdir, console = Path(workdir), Console()
+    workdir, console = Path(workdir), Console(markup=False, highlight=False)
     prepared = prepare(config.data)
     claim(workdir, config, prepared)
     schedule_steps = pipeline.steps_of_epochs(
@@ -60,7 +60,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         start = manager.latest_step() or 0
         if start:
             peers = checkpoint.restore(manager, start, peers)
-            console.print(f"going on from step {start:,}", highlight=False)
+            console.print(f"going on from step {start:,}", soft_wrap=True)
         peers = parallel.replicate(peers)
         train_step = parallel.compile_train_step(
             losses=losses, seed=config.seed, accumulate_steps=config.train.accumulate_steps
@@ -131,16 +131,16 @@ def describe(
     """Says what is about to happen, in three lines."""
     for name, peer in peers.items():
         count = sum(x.size for x in jax.tree.leaves(peer.params))
-        console.print(f"{name}: {config.model.name}, {count:,} parameters, {config.model.dtype}", highlight=False)
+        console.print(f"{name}: {config.model.name}, {count:,} parameters, {config.model.dtype}", soft_wrap=True)
     console.print(
         f"{prepared.name}: {prepared.images('train'):,} training and {prepared.images('val'):,} validation images,"
         f" {prepared.labels.num_classes} classes",
-        highlight=False,
+        soft_wrap=True,
     )
     device = jax.devices()[0]
     console.print(
         f"{last_step:,} steps of {config.train.batch_size} images on {jax.device_count()} × {device.device_kind}; into {workdir}",
-        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -8,8 +8,10 @@ import threading
 import numpy as np
 import pytest
 
-from jaxseg.config import InputError
+from jaxseg.config import InputError, default
+from jaxseg.data import prepare
 from jaxseg.data.download import VOC2012_TAR, RemoteFile, download
+from tests import raw_data
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
@@ -115,3 +117,18 @@ def test_full_disk_is_said_before_anything_is_fetched(server, tmp_path):
     with pytest.raises(InputError, match=r"needs 1,152,921,504,606,846,976 bytes, .* are free; set config.data.dir"):
         download(huge, tmp_path / "a.tar")
     assert server.log == []
+
+
+def test_voc_on_request_is_fetched_once_prepared_and_found(server, tmp_path, monkeypatch):
+    """config.data.download=True from nothing to records, with a small archive in the official one's place."""
+    tar = raw_data.tar_voc(raw_data.write_voc(tmp_path / "raw"), tmp_path / "tar") / VOC2012_TAR.name
+    server.content = tar.read_bytes()
+    checksum = hashlib.sha256(server.content).hexdigest()
+    url = server.remote.url.replace("archive.tar", VOC2012_TAR.name)
+    monkeypatch.setattr(prepare, "VOC2012_TAR", RemoteFile(url, len(server.content), checksum))
+    data = default().data
+    data.update({"name": "voc2012", "download": True, "dir": str(tmp_path / "data"), "size_px": 36})
+    prepared = prepare.prepare(data)
+    assert (prepared.images("train"), prepared.images("val")) == (3, 2)
+    assert prepare.prepare(data).folder == prepared.folder
+    assert len(server.log) == 1

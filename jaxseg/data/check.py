@@ -99,12 +99,12 @@ def show(source: Source, found: dict[str, Findings], console: Console) -> None:
         sizes = ", ".join(f"{w}×{h} ({n})" for (w, h), n in f.sizes.most_common(3))
         more = f" and {len(f.sizes) - 3} more" if len(f.sizes) > 3 else ""
         note = "" if count == official else f" (the official split has {official})"
-        console.print(f"{split}: {count} images{note}; width × height: {sizes}{more}", highlight=False, soft_wrap=True)
+        console.print(f"{split}: {count} images{note}; width × height: {sizes}{more}", soft_wrap=True)
         absent = [row.name for row in source.labels.classes if not f.pixels[row.raw_id]]
         if absent:
-            console.print(f"{split}: classes that never occur: {', '.join(absent)}", highlight=False, soft_wrap=True)
+            console.print(f"{split}: classes that never occur: {', '.join(absent)}", soft_wrap=True)
         for problem in f.problems:
-            console.print(f"{split}: {problem}", style="red", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"{split}: {problem}", style="red", soft_wrap=True)
 
 
 def define_flags() -> None:
@@ -118,7 +118,7 @@ def main() -> int:
         if flags.FLAGS[name].value is None:
             raise InputError(f"--{name} is needed.\n{__doc__}")
     source = find_source(flags.FLAGS.dataset, flags.FLAGS.source_dir, trainaug=flags.FLAGS.trainaug)
-    found, console = check(source), Console()
+    found, console = check(source), Console(markup=False, highlight=False)
     show(source, found, console)
     problems = sum(len(f.problems) for f in found.values())
     console.print(

@@ -170,7 +170,7 @@ def one_at_a_time(data_dir: Path):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            Console(stderr=True).print(
+            Console(stderr=True, markup=False, highlight=False).print(
                 f"waiting for another process that prepares data in {data_dir} …", highlight=False
             )
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -194,11 +194,11 @@ def writable_dir(path: str) -> Path:
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, *, unit_bytes: bool = False):
     """A bar on standard error; yields the function that advances it."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False)
     count = TextColumn("{task.percentage:3.0f} %") if unit_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
     if not console.is_terminal:
-        console.print(f"{title} …", highlight=False)
+        console.print(f"{title} …", soft_wrap=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
         yield lambda n: progress.advance(task, n)

@@ -75,16 +75,23 @@ def test_twelve_losses_are_pytorchs(golden):
 
 @pytest.mark.usefixtures("four_devices")
 def test_four_devices_are_one():
-    """The shares hold from 0 to 90 % void, so a mean of per-device means would be another number."""
+    """The shares hold from 0 to 90 % void, so a mean of per-device means would be another number.
+
+    The first step agrees to rounding. After it the states differ by rounding, and a pre-activation that falls on the
+    other side of 0 for that (as in tests/test_models.py) shows in the gradient norm as 4e-4.
+    """
     one, four = single_device_step(), parallel.compile_train_step(losses=LOSSES, seed=0, accumulate_steps=1)
     single, replicated = fresh_peers(), parallel.replicate(fresh_peers())
-    for seed in range(3):
+    for seed, tolerance in ((0, 1e-5), (1, 2e-3), (2, 2e-3)):
         batch = random_batch(seed)
         single, measured = one(single, batch)
         replicated, all_measured = four(replicated, parallel.shard(batch))
-        assert_close(parallel.unreplicate(all_measured), measured, rtol=2e-4)
-    assert_close(parallel.unreplicate(replicated["unet"].params), single["unet"].params, rtol=1e-3, atol=2e-5)
-    assert_close(parallel.unreplicate(replicated["unet"].batch_stats), single["unet"].batch_stats, rtol=1e-4, atol=1e-6)
+        assert_close(parallel.unreplicate(all_measured), measured, rtol=tolerance)
+        assert_close(
+            parallel.unreplicate(replicated["unet"].params), single["unet"].params, rtol=tolerance, atol=tolerance / 10
+        )
+        stats = parallel.unreplicate(replicated["unet"].batch_stats)
+        assert_close(stats, single["unet"].batch_stats, rtol=tolerance, atol=tolerance / 10)
     for leaf in jax.tree.leaves(replicated["unet"].params):
         assert np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape)), "devices differ"
 

@@ -90,7 +90,9 @@ def score_checkpoint(config: ConfigDict, workdir: Path, which: str) -> dict:
     prepared = prepare(config.data)
     manager = checkpoint.open_manager(workdir, config.checkpoint, read_only=True)
     step = checkpoint.find_step(manager, which)
-    peers, _ = create_peers(config, num_classes=prepared.labels.num_classes, steps=1)
+    shapes = config.copy_and_resolve_references()
+    shapes.model.init_from = ""  # all of it is replaced by the checkpoint
+    peers, _ = create_peers(shapes, num_classes=prepared.labels.num_classes, steps=1)
     peers = checkpoint.restore(manager, step, peers)
     eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
     evaluation = evaluate(eval_step, parallel.replicate(peers), prepared, config)

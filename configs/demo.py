@@ -7,11 +7,11 @@ Expected:  mean IoU 0.679, accuracy 0.941 (results/demo). By colour alone 0.263 
            0.039 and 0.355 (scripts/colour_baseline.py).
 """
 
-from jaxseg.config import check_variant, default
+from jaxseg.config import check_variant, default, use_rmi
 
 
 def get_config(variant: str = ""):
-    check_variant(variant, ())
+    check_variant(variant, ("rmi",))
     config = default()
     config.data.name = "synthetic"
     config.data.resize = "shorter_side"  # 256×128 scenes to 192×96
@@ -24,4 +24,6 @@ def get_config(variant: str = ""):
     config.train.batch_size = 4
     config.eval.every_epochs = 16
     config.eval.batch_size = 16
+    if variant == "rmi":
+        use_rmi(config)
     return config

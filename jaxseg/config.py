@@ -43,7 +43,13 @@ def default() -> ConfigDict:
     model.init_from = ""  # PyTorch state dict (.pth, .pt, .safetensors) or NumPy archive (.npz) to start from
 
     config.loss = loss = ConfigDict()
+    loss.name = "pixel"  # pixel: that term alone (Model 1) | pixel_and_rmi: with region mutual information (Model 2)
     loss.pixel = "softmax"  # softmax: cross-entropy (code) | sigmoid: binary cross-entropy of every class
+    loss.weight = 0.5  # λ, study; of the fields from here on, pixel_and_rmi alone makes use
+    loss.combine = "convex"  # convex: λ pixel + (1 - λ) rmi (study) | additive: pixel + λ rmi
+    loss.radius = 3  # pixels, side of the square regions, 1 to 10; RMI paper
+    loss.pool = "max"  # downsampling before regions are cut: max (RMI paper) | avg | interpolate | none (code)
+    loss.pool_size = 3  # pixels, window and stride of it; RMI paper
 
     config.optim = optim = ConfigDict()
     optim.name = "adam"  # adam: betas 0.9, 0.999, eps 1e-8 (PyTorch's defaults) | sgd: momentum 0.9
@@ -85,7 +91,10 @@ CHOICES = {
     "data.resize": ("square", "shorter_side", "none"),
     "model.name": ("unet",),
     "model.dtype": ("float32", "bfloat16"),
+    "loss.name": ("pixel", "pixel_and_rmi"),
     "loss.pixel": ("softmax", "sigmoid"),
+    "loss.combine": ("convex", "additive"),
+    "loss.pool": ("max", "avg", "interpolate", "none"),
     "optim.name": ("adam", "sgd"),
     "optim.schedule": ("constant", "cosine", "poly"),
     "eval.view": ("whole", "center", "random"),
@@ -99,6 +108,9 @@ AT_LEAST = {
     "data.workers": 0,
     "data.threads": 1,
     "model.features": 1,
+    "loss.weight": 0.0,
+    "loss.radius": 1,
+    "loss.pool_size": 1,
     "optim.learning_rate": 0.0,
     "optim.warmup_steps": 0,
     "optim.weight_decay": 0.0,
@@ -139,6 +151,7 @@ def validate(config: ConfigDict) -> None:
         raise InputError(f"config.peer is {config.peer!r}; it names a folder: letters, digits and _ only.")
     _validate_sizes(config)
     _validate_data(config)
+    _validate_loss(config)
     if config.train.batch_size % config.train.accumulate_steps:
         raise InputError(
             f"config.train.batch_size={config.train.batch_size} cannot be cut into"
@@ -187,6 +200,31 @@ def _validate_data(config: ConfigDict) -> None:
         )
 
 
+def _validate_loss(config: ConfigDict) -> None:
+    loss, crop_px = config.loss, config.data.crop_px
+    if loss.name == "pixel":
+        for name in ("weight", "combine", "radius", "pool", "pool_size"):
+            if loss[name] != default().loss[name]:
+                raise InputError(
+                    f"config.loss.{name}={loss[name]} has no effect with config.loss.name='pixel';"
+                    " add --config.loss.name=pixel_and_rmi, or drop it."
+                )
+        return
+    if loss.radius > 10:  # the RMI authors' limit
+        raise InputError(f"config.loss.radius is {loss.radius}; expected 1 to 10.")
+    if loss.combine == "convex" and loss.weight > 1:
+        raise InputError(
+            f"config.loss.weight={loss.weight} with config.loss.combine='convex' would weigh RMI by {1 - loss.weight:g};"
+            " use 0 to 1, or combine=additive."
+        )
+    left_px = crop_px if loss.pool == "none" else crop_px // loss.pool_size
+    if left_px < loss.radius:
+        raise InputError(
+            f"config.data.crop_px={crop_px} leaves {left_px} pixels after config.loss.pool_size={loss.pool_size}, fewer"
+            f" than config.loss.radius={loss.radius}; use a larger crop, or a smaller radius or pool_size."
+        )
+
+
 def check_devices(config: ConfigDict, *, devices: int) -> None:
     """Refuses batch sizes that do not divide over `devices` (all hosts together). Raises InputError."""
     step = devices * config.train.accumulate_steps
@@ -219,6 +257,19 @@ def find_config_file(path: str) -> str:
     raise InputError(
         f"--config={path}: no such file, here or among the presets.{_did_you_mean(name, presets)} Presets: {', '.join(presets)}."
     )
+
+
+def use_rmi(config: ConfigDict) -> None:
+    """The study's Model 2: λ BCE + (1 - λ) RMI. What it leaves open is as in the RMI paper: max pooling 3, radius 3."""
+    config.loss.name, config.loss.pixel = "pixel_and_rmi", "sigmoid"
+
+
+def follow_released_rmi(config: ConfigDict) -> None:
+    """What the released code does for Model 2, where it differs from text and RMI paper."""
+    follow_released_code(config)
+    config.loss.pool = "none"
+    config.optim.learning_rate = 1e-4
+    config.train.batch_size = 2
 
 
 def check_variant(variant: str, known: tuple[str, ...]) -> None:

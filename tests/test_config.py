@@ -65,6 +65,14 @@ def test_default_is_the_studys_model_1():
         ),
         ({"data__name": "synthetic", "data__source_dir": "x"}, ["config.data.source_dir", "synthetic"]),
         ({"peer": "../x"}, ["config.peer", "'../x'"]),
+        ({"loss__radius": 5}, ["config.loss.radius=5", "no effect", "config.loss.name=pixel_and_rmi"]),
+        ({"loss__name": "pixel_and_rmi", "loss__radius": 11}, ["config.loss.radius is 11", "1 to 10"]),
+        ({"loss__name": "pixel_and_rmi", "loss__weight": 1.5}, ["config.loss.weight=1.5", "-0.5", "additive"]),
+        (
+            {"loss__name": "pixel_and_rmi", "loss__pool_size": 100},
+            ["config.data.crop_px=224", "config.loss.pool_size=100", "config.loss.radius=3"],
+        ),
+        ({"loss__name": "rmi"}, ["config.loss.name", "'rmi'", "pixel_and_rmi"]),
     ],
 )
 def test_refusals_name_field_and_value(fields, words):
@@ -104,11 +112,26 @@ def test_presets_are_valid_lab_notes(path):
     assert all_fields(config) == all_fields(default())
 
 
+@pytest.mark.parametrize("path", [p for p in PRESETS if p.stem.startswith("rmi")], ids=lambda path: path.stem)
+def test_rmi_presets_follow_study_and_rmi_paper(path):
+    """λ = 0.5, convex (study); binary cross-entropy, max pooling 3, radius 3 (RMI paper); all else as Model 1."""
+    loss = load_preset(path)[1].loss
+    assert (loss.name, loss.pixel, loss.weight, loss.combine) == ("pixel_and_rmi", "sigmoid", 0.5, "convex")
+    assert (loss.radius, loss.pool, loss.pool_size) == (3, "max", 3)
+    model_1 = load_preset(path.with_name(path.name.replace("rmi", "unet")))[1]
+    model_2 = load_preset(path)[1]
+    differing = [f for f in all_fields(default()) if field(model_1, f) != field(model_2, f)]
+    assert differing == ["loss.name", "loss.pixel"]
+
+
 @pytest.mark.parametrize("path", [p for p in PRESETS if p.stem != "demo"], ids=lambda path: path.stem)
 def test_released_variant_follows_the_code(path):
-    """study.md, table "The text and the released code differ", as far as Model 1 goes."""
+    """study.md, table "The text and the released code differ": Models 1 and 2."""
     _, config = load_preset(path, "released")
     validate(config)
+    if path.stem.startswith("rmi"):
+        assert (config.loss.pool, config.loss.radius, config.loss.weight) == ("none", 3, 0.5)
+        assert (config.train.batch_size, config.optim.name, config.optim.learning_rate) == (2, "adam", 1e-4)
     assert config.data.resize == "shorter_side"
     assert (config.eval.view, config.eval.passes, config.checkpoint.best) == ("random", 5, "train_loss")
     with pytest.raises(InputError, match="unknown variant 'relased'"):

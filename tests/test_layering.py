@@ -10,7 +10,7 @@ ORDER = [
     "data.augment", "data.raw", "data.synthetic", "data.download", "data.builders", "data.prepare", "data.check",
     "data.pipeline",
     "models.blocks", "models.unet", "models.torch_weights", "models",
-    "losses.pixel", "losses",
+    "losses.pixel", "losses.pooling", "losses.rmi", "losses",
     "optim", "metrics", "step", "parallel", "peers", "checkpoint", "results", "report", "evaluate", "log", "train", "main",
 ]  # fmt: skip
 WITHOUT_JAX = ["labels", "config", "cli", "report", *(m for m in ORDER if m.startswith("data."))]

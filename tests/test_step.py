@@ -14,6 +14,7 @@ from jaxseg.losses import make_loss
 from jaxseg.models import UNet
 from jaxseg.models.torch_weights import unet_from_torch
 from jaxseg.step import create_peer, train_step
+from tests.test_config import changed
 
 LOSSES = {"unet": make_loss(default().loss)}
 
@@ -38,10 +39,10 @@ def fresh_peers(tx=None, features=4):
     return {"unet": create_peer(model, tx or optax.sgd(0.1), variables)}
 
 
-def single_device_step(accumulate_steps=1):
+def single_device_step(accumulate_steps=1, losses=LOSSES):
     """The step on one device, without pmap: vmap over an axis of size 1 gives it its axis name."""
     step = functools.partial(
-        train_step, losses=LOSSES, seed=0, accumulate_steps=accumulate_steps, axis_name=parallel.AXIS
+        train_step, losses=losses, seed=0, accumulate_steps=accumulate_steps, axis_name=parallel.AXIS
     )
     mapped = jax.jit(jax.vmap(step, axis_name=parallel.AXIS))
 
@@ -59,12 +60,16 @@ def assert_close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
-def test_twelve_losses_are_pytorchs(golden):
-    recorded = golden("curve_unet_ce")
+RMI_LOSSES = {"unet": make_loss(changed(loss__name="pixel_and_rmi", loss__pixel="sigmoid").loss)}
+
+
+@pytest.mark.parametrize(("name", "losses_of"), [("curve_unet_ce", LOSSES), ("curve_unet_rmi", RMI_LOSSES)])
+def test_twelve_losses_are_pytorchs(golden, name, losses_of):
+    recorded = golden(name)
     meta = recorded["meta"]
     model = UNet(meta["out_channels"], meta["init_features"], axis_name=parallel.AXIS)
     peers = {"unet": create_peer(model, optax.adam(meta["learning_rate"]), unet_from_torch(recorded["weights"]))}
-    step, losses = single_device_step(), []
+    step, losses = single_device_step(losses=losses_of), []
     for image, label in zip(
         recorded["images_nchw"].transpose(0, 1, 3, 4, 2), recorded["labels"].astype(np.int32), strict=True
     ):

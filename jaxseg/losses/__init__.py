@@ -5,13 +5,18 @@ gradient accumulation. Out: a scalar and its terms, such that the mean over the 
 global batch, exactly, however void pixels are spread over the parts. So gradients are `pmean`ed and nothing else.
 """
 
+import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float, Integer
 from ml_collections import ConfigDict
 
 from jaxseg.losses.pixel import binary_cross_entropy, cross_entropy
+from jaxseg.losses.pooling import pooled_maps
+from jaxseg.losses.rmi import bound_of_maps, check_arguments
 
 Terms = dict[str, Array]
 LossFn = Callable[..., tuple[Array, Terms]]
@@ -29,11 +34,73 @@ def pixel_loss(
     return parts * binary_cross_entropy(logits, batch["label"], batch["valid"]).sum() / (pixels + 1)
 
 
+@functools.partial(jax.jit, static_argnames=("pixel", "combine", "radius", "pool", "pool_size"))
+def pixel_and_rmi_loss(
+    logits: Float[ArrayLike, "b h w c"],
+    label: Integer[ArrayLike, "b h w"],
+    *,
+    pixel: str = "sigmoid",
+    weight: Float[ArrayLike, ""] = 0.5,
+    combine: str = "convex",
+    radius: int = 3,
+    pool: str = "max",
+    pool_size: int = 3,
+) -> tuple[Float[Array, ""], Terms]:
+    """λ pixel + (1 - λ) rmi ("convex": Zhao et al., arXiv 1910.12037, equation 17) or pixel + λ rmi ("additive").
+
+    logits: any float, all arithmetic in float32 or wider. label: class of every pixel, what is not in 0..c-1 (255, say)
+    is void. pixel: "sigmoid", binary cross-entropy of every class, or "softmax", cross-entropy: the authors'
+    `forward_sigmoid` and `forward_softmax_sigmoid`. weight: λ. The rest: `jaxseg.losses.rmi.rmi_lower_bound`.
+
+    Returns the loss and its terms {"pixel": scalar, "rmi": scalar}, unweighted. Raises ValueError while tracing.
+    """
+    check_choice("pixel", pixel, ("sigmoid", "softmax"))
+    check_choice("combine", combine, ("convex", "additive"))
+    logits, label = jnp.asarray(logits), jnp.asarray(label)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    valid = (label >= 0) & (label < logits.shape[-1])
+    batch = {"label": label, "valid": valid}
+    rmi_term = region_terms(logits, batch, pixel=pixel, radius=radius, pool=pool, pool_size=pool_size)["rmi"]
+    pixel_term = pixel_loss(logits, batch, kind=pixel, pixels=valid.sum().astype(jnp.float32), parts=1)
+    loss = combined(pixel_term, rmi_term, weight=weight, combine=combine)
+    return loss, {"pixel": pixel_term, "rmi": rmi_term}
+
+
+def region_terms(
+    logits: Float[ArrayLike, "b h w c"], batch: dict, *, pixel: str, radius: int, pool: str, pool_size: int
+) -> Terms:
+    """{"rmi": mean over images of the sum over classes, "rmi_present": mean over images of the mean over classes present}.
+
+    The sum is what the authors minimise; an absent class adds a constant -3.8 to it, so that it tells more of how many
+    classes there are than of how well they are seen. The second has no part in the loss. No class present counts as 0.
+    """
+    label = jnp.where(batch["valid"], batch["label"], -1)
+    check_arguments(logits, label, radius=radius, pool=pool, pool_size=pool_size)
+    maps = pooled_maps(logits, label, pool=pool, pool_size=pool_size, clip=pixel == "softmax")
+    bounds = bound_of_maps(*maps, radius)  # [b, c]
+    present = (label[..., None] == jnp.arange(bounds.shape[1])).any((1, 2))
+    of_present = jnp.where(present, bounds, 0).sum(1) / jnp.maximum(present.sum(1), 1)
+    return {"rmi": bounds.sum(1).mean(), "rmi_present": lax.stop_gradient(of_present.mean())}
+
+
+def combined(pixel: Array, rmi: Array, *, weight: Float[ArrayLike, ""], combine: str) -> Array:
+    return weight * pixel + (1 - weight) * rmi if combine == "convex" else pixel + weight * rmi
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}; expected {' or '.join(choices)}.")
+
+
 def make_loss(loss: ConfigDict) -> LossFn:
     """`loss_fn(logits, batch, pixels=, parts=) -> (scalar, {term: scalar})` as `config.loss` asks for."""
 
     def loss_fn(logits, batch, *, pixels, parts):
         pixel = pixel_loss(logits, batch, kind=loss.pixel, pixels=pixels, parts=parts)
-        return pixel, {"pixel": pixel}
+        if loss.name == "pixel":
+            return pixel, {"pixel": pixel}
+        regions = {"pixel": loss.pixel, "radius": loss.radius, "pool": loss.pool, "pool_size": loss.pool_size}
+        terms = {"pixel": pixel} | region_terms(logits, batch, **regions)
+        return combined(pixel, terms["rmi"], weight=loss.weight, combine=loss.combine), terms
 
     return loss_fn

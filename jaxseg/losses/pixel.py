@@ -6,11 +6,11 @@ with gradient exactly 0, where a pixel is void, whatever its logits are short of
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 
 def cross_entropy(
-    logits: Float[ArrayLike, "b h w c"], label: Int[ArrayLike, "b h w"], valid: Bool[ArrayLike, "b h w"]
+    logits: Float[ArrayLike, "b h w c"], label: Integer[ArrayLike, "b h w"], valid: Bool[ArrayLike, "b h w"]
 ) -> Float[Array, "b h w"]:
     """Softmax cross-entropy: logsumexp(logits) - logits[label], in nats.
 
@@ -22,7 +22,7 @@ def cross_entropy(
 
 
 def binary_cross_entropy(
-    logits: Float[ArrayLike, "b h w c"], label: Int[ArrayLike, "b h w"], valid: Bool[ArrayLike, "b h w"]
+    logits: Float[ArrayLike, "b h w c"], label: Integer[ArrayLike, "b h w"], valid: Bool[ArrayLike, "b h w"]
 ) -> Float[Array, "b h w"]:
     """Sigmoid cross-entropy of "is it class k?", summed over the classes k: sum_k softplus(x_k) - [k = label] x_k, in nats.
 

@@ -1,0 +1,217 @@
+"""Region Mutual Information (RMI) loss: how much of a region of the truth a region of the prediction leaves open.
+
+Source: Zhao et al., "Region Mutual Information Loss for Semantic Segmentation", NeurIPS 2019 (arXiv 1910.12037), and
+its code (https://github.com/ZJULearning/RMI/blob/10a40cd/losses/rmi/rmi.py). Of one image and class, Y and P are the
+d × n matrices whose columns are the n regions of radius × radius pixels (d = radius²) of truth and probability, centred
+over n. The bound of the paper is -½ log det M with the conditional covariance M = Σyy - Σyp (Σpp + αI)⁻¹ Σypᵀ; the loss
+is ½ log det(M + αI) / d.
+
+In float32 that difference loses all digits once predictions are confident, and its Cholesky factor is NaN. Here the same
+M is a sum of squares, the residual of regressing Y on P with a ridge:
+
+    W = Σyp (Σpp + αI)⁻¹        R = Y - W P        M = R Rᵀ + α W Wᵀ
+
+Errors of W do not matter to first order, because W minimises that sum; and differentiation with W held fixed is exact.
+Dimensions: b h w c as everywhere, d region size, n number of regions.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float, Integer
+
+from jaxseg.losses.pooling import POOLS, pooled_maps, pooled_size
+
+ALPHA = 5e-4  # α of the authors' code, `_POS_ALPHA`
+PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
+MAX_RADIUS = 10  # theirs too
+RIDGE = 8  # × d × machine epsilon: covers the rounding of an inner product eightfold. Values: tests/test_rmi.py
+SEGMENT = 2**14  # columns of one inner product; its rounding grows with its length
+REGION_ELEMENTS = 2**26  # of one region matrix on an accelerator: 256 MiB, as many maps at once as fit
+
+matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # no TF32, no bfloat16
+jit = functools.partial(jax.jit, static_argnames=("radius", "pool", "pool_size"))
+
+
+@jit
+def rmi_loss(
+    logits: Float[ArrayLike, "b h w c"],
+    label: Integer[ArrayLike, "b h w"],
+    *,
+    radius: int = 3,
+    pool: str = "max",
+    pool_size: int = 3,
+) -> Float[Array, ""]:
+    """Mean over images of the sum over classes of `rmi_lower_bound`: the second term of the paper's loss, equation 17.
+
+    It is negative for good predictions (its least value is c · ½ log α = -3.8 c) and needs a pixel term beside it:
+    `jaxseg.losses.pixel_and_rmi_loss`. Arguments and errors: `rmi_lower_bound`.
+
+    >>> loss, gradient = jax.value_and_grad(rmi_loss)(logits, label)    # logits [8, 224, 224, 21], label [8, 224, 224]
+    """
+    return rmi_lower_bound(logits, label, radius=radius, pool=pool, pool_size=pool_size).mean(0).sum()
+
+
+@jit
+def rmi_lower_bound(
+    logits: Float[ArrayLike, "b h w c"],
+    label: Integer[ArrayLike, "b h w"],
+    *,
+    radius: int = 3,
+    pool: str = "max",
+    pool_size: int = 3,
+) -> Float[Array, "b c"]:
+    """½ log det(M + αI) / d of every image and class: the paper's lower bound of the information, negated, per element.
+
+    logits: float of any width (float64 stays, all else is float32 inside). label: class of every pixel; what is not in
+    0..c-1 (255, say) is void and counts as truth 0 and probability 0, as in the authors' code.
+    radius: side of the square regions, 1 to 10. pool, pool_size: downsampling before, "max" | "avg" | "interpolate" |
+    "none"; see `jaxseg.losses.pooling`.
+
+    A class without a pixel gives ½ log α = -3.80 and no gradient; so does an image that is all void. Raises ValueError
+    while tracing where an argument is unusable or the downsampled image is smaller than a region.
+    """
+    check_arguments(logits, label, radius=radius, pool=pool, pool_size=pool_size)
+    return bound_of_maps(*pooled_maps(logits, label, pool=pool, pool_size=pool_size), radius)
+
+
+def check_arguments(logits: ArrayLike, label: ArrayLike, *, radius: int, pool: str, pool_size: int) -> None:
+    """Raises ValueError with what was got and what is expected."""
+    if pool not in POOLS:
+        raise ValueError(f"pool={pool!r}; expected one of {', '.join(POOLS)}.")
+    if not 1 <= radius <= MAX_RADIUS:
+        raise ValueError(f"radius={radius}; expected 1 to {MAX_RADIUS}.")
+    if pool_size < 1:
+        raise ValueError(f"pool_size={pool_size}; expected at least 1.")
+    shape, dtype = jnp.shape(logits), jnp.result_type(label)
+    if len(shape) != 4 or jnp.shape(label) != shape[:3]:
+        raise ValueError(f"logits {shape} and label {jnp.shape(label)}; expected [b, h, w, c] and [b, h, w].")
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"label is {dtype}; expected integers, one class a pixel.")
+    left = [pooled_size(size, pool=pool, pool_size=pool_size) for size in shape[1:3]]
+    if min(left) < radius:
+        raise ValueError(
+            f"an image of {shape[1]}×{shape[2]} pixels is {left[0]}×{left[1]} after pool={pool!r}, pool_size={pool_size}:"
+            f" smaller than a region of radius={radius}. Use larger images, or a smaller radius or pool_size."
+        )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def bound_of_maps(
+    truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int
+) -> Float[Array, "b c"]:
+    """`bound` of every map. The gradient with respect to `prob` comes with the value; `truth` has none."""
+    return over_maps(lambda y, p: bound(y, p, radius)[0], truth, prob, radius)
+
+
+def _bound_forward(truth, prob, radius):
+    return over_maps(lambda y, p: bound(y, p, radius), truth, prob, radius)
+
+
+def _bound_backward(radius, gradient, g):
+    del radius
+    return None, g[..., None, None] * gradient
+
+
+bound_of_maps.defvjp(_bound_forward, _bound_backward)
+
+
+def over_maps(function, truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int):
+    """function(truth [h', w'], prob [h', w']) of every image and class, stacked [b, c, …].
+
+    On a CPU one map after another, so that its region matrices stay in the cache; elsewhere as many at once as
+    REGION_ELEMENTS allows.
+    """
+    b, c, h, w = truth.shape
+    maps = tuple(x.reshape(b * c, h, w) for x in (truth, prob))
+    at_once = max(1, min(b * c, REGION_ELEMENTS // (radius**2 * h * w)))
+    out = lax.platform_dependent(
+        maps,
+        cpu=lambda maps: lax.map(lambda m: function(*m), maps),
+        default=lambda maps: lax.map(lambda m: function(*m), maps, batch_size=at_once),
+    )
+    return jax.tree.map(lambda x: x.reshape(b, c, *x.shape[1:]), out)
+
+
+def bound(
+    truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], radius: int
+) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
+    """v = ½ log det(M + αI) / d of one map, and ∂v/∂prob.
+
+    With LLᵀ = M + αI, v is the mean of log L_ii. Since W minimises M, ∂v/∂P = -(1/d) Wᵀ (M + αI)⁻¹ R (the envelope
+    theorem); its mean over n is 0, as R's is, so centring P passes it on unchanged.
+    """
+    d = radius**2
+    prob_regions, to_pixels = jax.vjp(functools.partial(regions, radius=radius), prob)
+    weights, residual = regress(centred(regions(truth, radius)), centred(prob_regions))
+    root = jnp.sqrt(jnp.asarray(ALPHA, prob.dtype))
+    pivots, rest, (white, _, first) = whiten(residual, weights, root * jnp.eye(d, dtype=prob.dtype))
+    value = jnp.log(pivots + PIVOT_OFFSET).mean()
+    # L⁻¹ = rest · first / root, L⁻¹ R = rest · white; the offset above weighs each row by L_ii / (L_ii + offset).
+    inverse = matmul(rest.T, (pivots / (pivots + PIVOT_OFFSET))[:, None] * rest)  # [d d]
+    to_regions = matmul(matmul(weights.T, first.T), inverse) / (-d * ALPHA)  # [d d]
+    return value, to_pixels(matmul(to_regions, white))[0]
+
+
+def regress(y: Float[Array, "d n"], p: Float[Array, "d n"]) -> tuple[Float[Array, "d d"], Float[Array, "d n"]]:
+    """√α W and R = Y - W P, where W minimises |Y - W P|² + α |W|².
+
+    Solved in the whitened variables q = F p; there √α W is w · (√α F). One step of iterative refinement, w += -gradient ·
+    Hessian⁻¹, makes the gradient of RMI as accurate as its value: errors of W enter it to first order.
+    """
+    d = len(p)
+    root = jnp.sqrt(jnp.asarray(ALPHA, p.dtype))
+    _, rest, (q, first) = whiten(p, root * jnp.eye(d, dtype=p.dtype))  # first: √α F
+    inverse = matmul(rest.T, rest)
+    w = matmul(inner(y, q), inverse)
+    residual = y - matmul(w, q)
+    w = w + matmul(inner(residual, q) - matmul(matmul(w, first), first.T), inverse)
+    return matmul(w, first), y - matmul(w, q)
+
+
+def whiten(*blocks: Float[Array, "d _"]) -> tuple[Float[Array, " d"], Float[Array, "d d"], list[Array]]:
+    """The Cholesky factor L of Σ ZᵢZᵢᵀ over the blocks Zᵢ, by shifted Cholesky QR, which never fails on rounding.
+
+    Computed Gram matrices of nearly collinear rows (a straight edge of the truth, a smooth prediction) are not positive
+    definite: in float32 their error exceeds α. So first the Gram matrix with RIDGE·d·ε of its diagonal added is
+    factored, F Fᵀ, which covers that error by construction; then the blocks are whitened, F⁻¹Zᵢ, and their Gram matrix
+    is well conditioned and factored exactly. One block holds √α I, so its eigenvalues are at least
+    α / (α + RIDGE·d·ε·max diagonal). Source: Fukaya et al., SIAM J. Sci. Comput. 42(1), 2020.
+
+    Returns the diagonal of L, `rest` with L⁻¹ = rest · F⁻¹, and the blocks F⁻¹Zᵢ.
+    """
+    diagonal, first = cholesky_inverse(gram(*blocks), ridge=RIDGE)
+    blocks = [matmul(first, z) for z in blocks]
+    second_diagonal, rest = cholesky_inverse(gram(*blocks), ridge=0)
+    return diagonal * second_diagonal, rest, blocks
+
+
+def gram(*blocks: Float[Array, "d _"]) -> Float[Array, "d d"]:
+    return sum(inner(z, z) for z in blocks)
+
+
+def inner(x: Float[Array, "d n"], y: Float[Array, "e n"]) -> Float[Array, "d e"]:
+    """x yᵀ, in segments of n."""
+    return sum(matmul(x[:, i : i + SEGMENT], y[:, i : i + SEGMENT].T) for i in range(0, x.shape[1], SEGMENT))
+
+
+def cholesky_inverse(matrix: Float[Array, "d d"], *, ridge: int) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """Diagonal and inverse of the Cholesky factor of matrix + ridge · d · ε · its diagonal."""
+    d = len(matrix)
+    matrix = matrix + jnp.diag(ridge * d * jnp.finfo(matrix.dtype).eps * jnp.diagonal(matrix))
+    factor = lax.linalg.cholesky(matrix)
+    eye = jnp.eye(d, dtype=matrix.dtype)
+    return jnp.diagonal(factor), lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+
+
+def regions(x: Float[Array, "hp wp"], radius: int) -> Float[Array, "d n"]:
+    """Every radius × radius region of x as a column, rows of the region first: the paper's multi-dimensional points."""
+    h, w = (size - radius + 1 for size in x.shape)
+    shifted = [x[row : row + h, column : column + w] for row in range(radius) for column in range(radius)]
+    return jnp.stack(shifted).reshape(radius**2, h * w)
+
+
+def centred(x: Float[Array, "d n"]) -> Float[Array, "d n"]:
+    return x - x.mean(1, keepdims=True)

@@ -102,12 +102,12 @@ def check_arguments(logits: ArrayLike, label: ArrayLike, *, radius: int, pool: s
 def bound_of_maps(
     truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int
 ) -> Float[Array, "b c"]:
-    """`bound` of every map. The gradient with respect to `prob` comes with the value; `truth` has none."""
-    return over_maps(lambda y, p: bound(y, p, radius)[0], truth, prob, radius)
+    """`bound_and_gradient` of every map. The gradient with respect to `prob` comes with the value; `truth` has none."""
+    return over_maps(lambda y, p: bound_and_gradient(y, p, radius)[0], truth, prob, radius)
 
 
 def _bound_forward(truth, prob, radius):
-    return over_maps(lambda y, p: bound(y, p, radius), truth, prob, radius)
+    return over_maps(lambda y, p: bound_and_gradient(y, p, radius), truth, prob, radius)
 
 
 def _bound_backward(radius, gradient, g):
@@ -135,7 +135,21 @@ def over_maps(function, truth: Float[Array, "b c hp wp"], prob: Float[Array, "b 
     return jax.tree.map(lambda x: x.reshape(b, c, *x.shape[1:]), out)
 
 
-def bound(
+def bound_and_gradient(
+    truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], radius: int
+) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
+    """`regression_bound` of one map, or what it comes to where truth is constant (most classes of an image): log √α, 0."""
+    constant = jnp.log(jnp.sqrt(jnp.asarray(ALPHA, prob.dtype)) + PIVOT_OFFSET)
+    return lax.cond(
+        (truth == truth[0, 0]).all(),
+        lambda truth, prob: (constant, jnp.zeros_like(prob)),
+        functools.partial(regression_bound, radius=radius),
+        truth,
+        prob,
+    )
+
+
+def regression_bound(
     truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], radius: int
 ) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
     """v = ½ log det(M + αI) / d of one map, and ∂v/∂prob.

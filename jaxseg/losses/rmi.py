@@ -3,8 +3,8 @@
 Source: Zhao et al., "Region Mutual Information Loss for Semantic Segmentation", NeurIPS 2019 (arXiv 1910.12037), and
 its code (https://github.com/ZJULearning/RMI/blob/10a40cd/losses/rmi/rmi.py). Of one image and class, Y and P are the
 d × n matrices whose columns are the n regions of radius × radius pixels (d = radius²) of truth and probability, centred
-over n. The bound of the paper is -½ log det M with the conditional covariance M = Σyy - Σyp (Σpp + αI)⁻¹ Σypᵀ; the loss
-is ½ log det(M + αI) / d.
+over n. The bound of the paper is -½ log det M (equation 14) with the conditional covariance M = Σyy - Σyp (Σpp + αI)⁻¹
+Σypᵀ (equation 13); the loss is ½ log det(M + αI) / d.
 
 In float32 that difference loses all digits once predictions are confident, and its Cholesky factor is NaN. Here the same
 M is a sum of squares, the residual of regressing Y on P with a ridge:
@@ -14,6 +14,8 @@ M is a sum of squares, the residual of regressing Y on P with a ridge:
 Errors of W do not matter to first order, because W minimises that sum; and differentiation with W held fixed is exact.
 Dimensions: b h w c as everywhere, d region size, n number of regions.
 """
+
+# Unsure: the equation numbers, 17 for the whole loss among them, are from memory; the formulas are the authors' code's.
 
 import functools
 

@@ -50,7 +50,7 @@ class Log:
         self.board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=self.start + 1)
         columns = (
             TextColumn("step"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
@@ -112,10 +112,11 @@ class Log:
             )
 
     def show(self, step: int, rows: list[dict]) -> None:
-        """The bar's line, or now and then a line of its own."""
-        keys = [key for key in rows[0] if "_norm" not in key and not (key.endswith("/loss") and len(rows[0]) == 5)]
-        text = "  ".join(f"{key} {np.mean([row[key] for row in rows]):.4f}" for key in keys)
-        text += f"  {self.rates[-1]:.1f} images/s"
+        """The terms, in the bar or now and then in a line of their own; of a single peer without its name."""
+        keys = [key for key in rows[0] if "_norm" not in key and not key.endswith("/loss")]
+        prefix = "" if len({key.split("/")[0] for key in keys}) > 1 else f"{self.config.peer}/"
+        means = {key.removeprefix(prefix): np.mean([row[key] for row in rows]) for key in keys}
+        text = "  ".join(f"{key} {mean:.3g}" for key, mean in means.items()) + f"  {self.rates[-1]:.1f} images/s"
         self.bar.update(self.task, completed=step, description=text)
         if not self.console.is_terminal and (
             time.monotonic() - self.said_at > STATUS_EVERY_S or step == self.last_step

@@ -165,7 +165,7 @@ def regression_bound(
     root = jnp.sqrt(jnp.asarray(ALPHA, prob.dtype))
     pivots, rest, (white, _, first) = whiten(residual, weights, root * jnp.eye(d, dtype=prob.dtype))
     value = jnp.log(pivots + PIVOT_OFFSET).mean()
-    # L⁻¹ = rest · first / root, L⁻¹ R = rest · white; the offset above weighs each row by L_ii / (L_ii + offset).
+    # first is √α F⁻¹, so L⁻¹ = rest · first / √α and L⁻¹ R = rest · white. The offset weighs rows by L_ii / (L_ii + offset).
     inverse = matmul(rest.T, (pivots / (pivots + PIVOT_OFFSET))[:, None] * rest)  # [d d]
     to_regions = matmul(matmul(weights.T, first.T), inverse) / (-d * ALPHA)  # [d d]
     return value, to_pixels(matmul(to_regions, white))[0]
@@ -174,12 +174,12 @@ def regression_bound(
 def regress(y: Float[Array, "d n"], p: Float[Array, "d n"]) -> tuple[Float[Array, "d d"], Float[Array, "d n"]]:
     """√α W and R = Y - W P, where W minimises |Y - W P|² + α |W|².
 
-    Solved in the whitened variables q = F p; there √α W is w · (√α F). One step of iterative refinement, w += -gradient ·
-    Hessian⁻¹, makes the gradient of RMI as accurate as its value: errors of W enter it to first order.
+    Solved in the whitened variables q = F⁻¹ p of `whiten`, where W is w · F⁻¹. One step of iterative refinement, w +=
+    -gradient · Hessian⁻¹, makes the gradient of RMI as accurate as its value: errors of W enter it to first order.
     """
     d = len(p)
     root = jnp.sqrt(jnp.asarray(ALPHA, p.dtype))
-    _, rest, (q, first) = whiten(p, root * jnp.eye(d, dtype=p.dtype))  # first: √α F
+    _, rest, (q, first) = whiten(p, root * jnp.eye(d, dtype=p.dtype))  # first: √α F⁻¹
     inverse = matmul(rest.T, rest)
     w = matmul(inner(y, q), inverse)
     residual = y - matmul(w, q)

@@ -16,10 +16,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+try:
+    import torch
+except ImportError:
+    print('error: this compares with PyTorch, which is not installed: pip install -e ".[torch]"', file=sys.stderr)
+    sys.exit(2)
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table

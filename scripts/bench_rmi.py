@@ -19,6 +19,7 @@ import argparse
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -82,11 +83,11 @@ def torch_call(shape, pool: str, labels: str):
     logits, label = inputs(shape, labels)
     logits = torch.tensor(logits).permute(0, 3, 1, 2).contiguous().to(device)
     label = torch.tensor(label).to(device)
-    rmi = TorchRMI(radius=RADIUS, pool=pool, pool_size=POOL_SIZE)
+    loss = TorchRMI(radius=RADIUS, pool=pool, pool_size=POOL_SIZE)
 
     def run():
         x = logits.detach().requires_grad_()
-        rmi(x, label)[1].backward()  # the pixel term of its two is not differentiated
+        loss.rmi(x, label).backward()
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -117,9 +118,11 @@ def resident(field: str) -> int:
 
 
 def peak_in_own_process(name: str, *case) -> int | None:
-    """None where the process did not survive: out of memory."""
+    """None where the kernel killed the process: out of memory. Raises RuntimeError where it failed otherwise."""
     arguments = [sys.executable, __file__, "--peak_of", json.dumps([name, *case])]
     done = subprocess.run(arguments, capture_output=True, text=True)
+    if done.returncode not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"{name} at {case} ended with {done.returncode}: {done.stderr[-1000:]}")
     return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 

@@ -95,7 +95,7 @@ def predictions(kind: str, label: np.ndarray, classes: int, rng) -> np.ndarray:
 
 
 def in_torch(case: Case, logits: np.ndarray, label: np.ndarray, clone: Path | None):
-    """RMI term and its gradient: of our version in float64, of the authors' from float32 logits."""
+    """(½ pixel + ½ RMI, RMI) and the gradient of the first: our version in float64, the authors' from float32 logits."""
     options = {"radius": case.radius, "pool": case.pool, "pool_size": case.pool_size, "pixel": case.pixel}
     function = authors_rmi(clone, classes=logits.shape[-1], **options) if clone else TorchRMI(**options)
     x = torch.tensor(logits, dtype=torch.float32 if clone else torch.float64).permute(0, 3, 1, 2).requires_grad_()
@@ -106,6 +106,8 @@ def in_torch(case: Case, logits: np.ndarray, label: np.ndarray, clone: Path | No
 
 
 def in_jaxseg(case: Case, logits: np.ndarray, label: np.ndarray, dtype: str):
+    """The same, of jaxseg in `dtype`."""
+
     def loss(x):
         options = {"radius": case.radius, "pool": case.pool, "pool_size": case.pool_size, "pixel": case.pixel}
         return pixel_and_rmi_loss(x, label, **options)

@@ -24,19 +24,26 @@ class TorchRMI:
         self.radius, self.pool, self.pool_size, self.pixel = radius, pool, pool_size, pixel
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        classes = logits.shape[1]
-        valid = (labels >= 0) & (labels < classes)
-        truth = functional.one_hot(torch.where(valid, labels, 0), classes).permute(0, 3, 1, 2) * valid[:, None]
-        truth = truth.to(logits.dtype)
-        prob = torch.sigmoid(logits) * valid[:, None]
+        valid, truth = self.valid_and_truth(logits, labels)
         if self.pixel == "sigmoid":
             entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * valid[:, None]
-            pixel, prob = entropy.sum() / (valid.sum() + 1), prob + LEAST_PROB
+            pixel = entropy.sum() / (valid.sum() + 1)
         else:
-            void_as_255 = torch.where(valid, labels, 255)
-            pixel = functional.cross_entropy(logits, void_as_255, ignore_index=255)
-            prob = prob.clamp(min=LEAST_PROB)
-        return pixel, self.bound(*self.downsampled(truth, prob)).sum(1).mean()
+            pixel = functional.cross_entropy(logits, torch.where(valid, labels, 255), ignore_index=255)
+        return pixel, self.rmi(logits, labels)
+
+    def rmi(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The RMI term alone."""
+        valid, truth = self.valid_and_truth(logits, labels)
+        prob = torch.sigmoid(logits) * valid[:, None]
+        prob = prob + LEAST_PROB if self.pixel == "sigmoid" else prob.clamp(min=LEAST_PROB)
+        return self.bound(*self.downsampled(truth, prob)).sum(1).mean()
+
+    def valid_and_truth(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """bool [b, h, w] and the one-hot labels [b, c, h, w], 0 where void."""
+        valid = (labels >= 0) & (labels < logits.shape[1])
+        truth = functional.one_hot(torch.where(valid, labels, 0), logits.shape[1]).permute(0, 3, 1, 2)
+        return valid, (truth * valid[:, None]).to(logits.dtype)
 
     def downsampled(self, truth: torch.Tensor, prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         size = self.pool_size

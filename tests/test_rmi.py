@@ -12,12 +12,14 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
+from jaxseg.config import CHOICES, InputError, validate
 from jaxseg.data.synthetic import render_scene
 from jaxseg.labels import CITYSCAPES
 from jaxseg.losses import make_loss, pixel_and_rmi_loss
-from jaxseg.losses.pooling import pooled_maps
+from jaxseg.losses.pooling import POOLS, pooled_maps
 from jaxseg.losses.rmi import (
     ALPHA,
+    MAX_RADIUS,
     PIVOT_OFFSET,
     bound_of_maps,
     regions,
@@ -407,6 +409,15 @@ def test_mirrored_images_and_renamed_classes():
     order = np.array([2, 0, 1])
     renamed = np.where(label == 255, 255, np.argsort(order)[np.minimum(label, 2)])
     np.testing.assert_array_equal(rmi_lower_bound(logits[..., order], renamed, pool="none"), bounds[:, order])
+
+
+def test_config_allows_what_the_loss_takes():
+    """config.py, below the losses, states limits of its own."""
+    assert CHOICES["loss.pool"] == POOLS
+    for radius in (1, MAX_RADIUS):
+        validate(changed(loss__name="pixel_and_rmi", loss__radius=radius))
+    with pytest.raises(InputError, match=f"expected 1 to {MAX_RADIUS}"):
+        validate(changed(loss__name="pixel_and_rmi", loss__radius=MAX_RADIUS + 1))
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def main() -> int:
     table = Table(title=f"RMI of jaxseg against {reference}: relative differences", title_justify="left")
     table.add_column("labels logits, pixel, pool, radius", no_wrap=True)
     for column in columns:
-        table.add_column(column.replace(" ", "\n"), justify="right")
+        table.add_column(column.replace(" ", "\n").replace("gradient", "grad"), justify="right")
     for name, row in rows.items():
         table.add_row(name, *(f"{row[column]:.0e}" for column in columns), style=None if row["agrees"] else "bold red")
     table.add_section()

@@ -6,6 +6,7 @@ not stopped: the step number fixes data order and randomness.
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import absl.logging
@@ -72,6 +73,26 @@ def restore(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:
             f"{manager.directory / str(step)}: this checkpoint cannot be read as peers {', '.join(peers)} of the run's config"
             f" ({type(error).__name__}: {str(error)[:600]})."
         ) from error
+
+
+def restore_variables(workdir: Path, config: ConfigDict, target: dict, *, report: Callable | None = None) -> dict:
+    """Parameters and BatchNorm statistics of the reported peer at the best checkpoint of the run in `workdir`, else at
+    its last; `target` gives names and shapes. Raises InputError."""
+    with open_manager(workdir, config.checkpoint, read_only=True) as manager:
+        step = find_step(manager, "last" if manager.best_step() is None else "best")
+        shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
+        item = {config.peer: ocp.args.PyTreeRestore(shapes, partial_restore=True)}
+        try:
+            restored = manager.restore(step, args=ocp.args.Composite(**item))[config.peer]
+            jax.tree.map_with_path(_check_leaf, restored, target)
+        except (ValueError, KeyError, OSError) as error:
+            raise InputError(
+                f"{manager.directory / str(step)}: peer {config.peer} cannot be read as this network"
+                f" ({type(error).__name__}: {str(error)[:600]})."
+            ) from error
+    for path, leaf in jax.tree.leaves_with_path(restored) if report is not None else ():
+        report(f"loaded   step {step} {jax.tree_util.keystr(path, simple=True, separator='/')} {list(leaf.shape)}")
+    return restored
 
 
 def _check_leaf(path, saved: np.ndarray, wanted: np.ndarray) -> None:

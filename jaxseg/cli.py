@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from jaxseg.config import InputError, all_fields, default, find_config_file, unknown_field
 
@@ -61,14 +61,15 @@ def define_config_file(default_file: str | None = None) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parsing, with sentences for what it and ml_collections raise. Raises InputError."""
-    fields = all_fields(default())
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None  # of a run: evaluate has it by now
     for position, argument in enumerate(argv):
-        if match := re.match(r"--?config\.([^=]+)", argument):
-            if match[1] not in fields:
-                raise unknown_field(match[1], default())
-        elif match := re.match(r"(--?config)=(.*)", argument):
+        if match := re.match(r"(--?config)=(.*)", argument):
             argv[position] = f"{match[1]}={find_config_file(match[2])}"
-            try_config_file(argv[position].split("=", 1)[1])
+            config = try_config_file(argv[position].split("=", 1)[1])
+    config = config if isinstance(config, ConfigDict) else default()
+    for argument in argv:
+        if (match := re.match(r"--?config\.([^=]+)", argument)) and match[1] not in all_fields(config):
+            raise unknown_field(match[1], config)
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
@@ -82,11 +83,11 @@ def parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
-def try_config_file(path: str) -> None:
+def try_config_file(path: str) -> ConfigDict:
     """Runs an experiment file ahead of absl, which would bury its errors. Raises InputError."""
     name, colon, variant = path.partition(":")
     try:
-        runpy.run_path(name)["get_config"](*([variant] if colon else []))
+        return runpy.run_path(name)["get_config"](*([variant] if colon else []))
     except InputError:
         raise
     except Exception as error:  # whatever a user's file raises

@@ -5,6 +5,7 @@ In: an experiment file of `configs/` (which sets only what differs) and `--confi
 """
 
 import difflib
+import json
 import re
 from pathlib import Path
 
@@ -36,27 +37,15 @@ def default() -> ConfigDict:
     data.workers = 0  # processes that read and crop; 0: threads of the main process
     data.threads = 8  # reading threads in each process; each keeps one batch ready ahead of the step
 
-    config.model = model = ConfigDict()
-    model.name = "unet"
-    model.features = 32  # channels of the first level, study
-    model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters and BatchNorm statistics are float32
-    model.init_from = ""  # PyTorch state dict (.pth, .pt, .safetensors) or NumPy archive (.npz) to start from
+    # What the reported network is and learns by; a further peer has the same three sections, below.
+    config.model, config.loss, config.optim = default_model(), default_loss(), default_optim()
 
-    config.loss = loss = ConfigDict()
-    loss.name = "pixel"  # pixel: that term alone (Model 1) | pixel_and_rmi: with region mutual information (Model 2)
-    loss.pixel = "softmax"  # softmax: cross-entropy (code) | sigmoid: binary cross-entropy of every class
-    loss.weight = 0.5  # λ, study; of the fields from here on, pixel_and_rmi alone makes use
-    loss.combine = "convex"  # convex: λ pixel + (1 - λ) rmi (study) | additive: pixel + λ rmi
-    loss.radius = 3  # pixels, side of the square regions, 1 to 10; RMI paper
-    loss.pool = "max"  # downsampling before regions are cut: max (RMI paper) | avg | interpolate | none (code)
-    loss.pool_size = 3  # pixels, window and stride of it; RMI paper
-
-    config.optim = optim = ConfigDict()
-    optim.name = "adam"  # adam: betas 0.9, 0.999, eps 1e-8 (PyTorch's defaults) | sgd: momentum 0.9
-    optim.learning_rate = 1e-3  # code, Model 1
-    optim.schedule = "constant"  # constant (code) | cosine | poly: (1 - step/steps)^0.9
-    optim.warmup_steps = 0  # linear from 0
-    optim.weight_decay = 0.0  # decoupled, on every parameter
+    config.peers = ConfigDict()  # further networks, by name, that learn together with the reported one: add_peer()
+    config.mutual = mutual = ConfigDict()  # of runs with further peers only
+    mutual.weight = 1.0  # w in L_i = own loss_i + w · mean over the other peers j of KL(p_j || p_i); study
+    mutual.temperature = 1.0  # T: softmax of logits / T, the divergence times T²; study
+    mutual.pixels = "valid"  # valid | all: void pixels too (code)
+    mutual.form = "kl"  # kl: of the softmax distributions (study) | released: what the released code computes instead
 
     config.train = train = ConfigDict()
     train.epochs = 200  # code
@@ -79,6 +68,68 @@ def default() -> ConfigDict:
     return config.lock()
 
 
+def default_model() -> ConfigDict:
+    """The study's U-Net."""
+    model = ConfigDict()
+    model.name = "unet"  # unet | deeplabv3
+    model.features = 32  # unet: channels of the first level, study
+    model.backbone = "resnet50"  # deeplabv3: resnet50 (code) | resnet101 | resnet14, for CPUs
+    model.stem_features = 64  # deeplabv3: channels of the backbone's first layer; all others in proportion
+    model.output_stride = 8  # deeplabv3: 8 (code) | 16: a quarter of the arithmetic in the last two stages
+    model.auxiliary = False  # deeplabv3: a second head on stage 3 while training
+    model.normalize = "none"  # what images in [0, 1] become: none (code) | imagenet, as torchvision's weights want it
+    model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters and BatchNorm statistics are float32
+    model.remat = False  # compute the inside of blocks again in the backward pass: less memory, a third more time
+    model.init_from = (
+        ""  # weights to start from: .pth, .pt, .safetensors, .npz, or a run's folder (its best checkpoint)
+    )
+    model.init_parts = "all"  # of init_from: all | all_but_head | backbone (deeplabv3; also of an ImageNet ResNet)
+    return model
+
+
+def default_loss() -> ConfigDict:
+    """Cross-entropy."""
+    loss = ConfigDict()
+    loss.name = "pixel"  # pixel: that term alone (Model 1) | pixel_and_rmi: with region mutual information (Model 2)
+    loss.pixel = "softmax"  # softmax: cross-entropy (code) | sigmoid: binary cross-entropy of every class
+    loss.auxiliary_weight = 0.5  # of the auxiliary head's pixel term; torchvision's reference training
+    loss.weight = 0.5  # λ, study; of the fields from here on, pixel_and_rmi alone makes use
+    loss.combine = "convex"  # convex: λ pixel + (1 - λ) rmi (study) | additive: pixel + λ rmi
+    loss.radius = 3  # pixels, side of the square regions, 1 to 10; RMI paper
+    loss.pool = "max"  # downsampling before regions are cut: max (RMI paper) | avg | interpolate | none (code)
+    loss.pool_size = 3  # pixels, window and stride of it; RMI paper
+    return loss
+
+
+def default_optim() -> ConfigDict:
+    """Adam at a constant rate."""
+    optim = ConfigDict()
+    optim.name = "adam"  # adam: betas 0.9, 0.999, eps 1e-8 (PyTorch's defaults) | sgd: momentum 0.9
+    optim.learning_rate = 1e-3  # code, Model 1
+    optim.schedule = "constant"  # constant (code) | cosine | poly: (1 - step/steps)^0.9
+    optim.warmup_steps = 0  # linear from 0
+    optim.weight_decay = 0.0  # decoupled, on every parameter
+    return optim
+
+
+def add_peer(config: ConfigDict, name: str) -> ConfigDict:
+    """Adds the section config.peers.NAME: model, loss, optim, and frozen (not trained: a teacher); returns it."""
+    with config.unlocked():
+        config.peers[name] = peer = ConfigDict()
+        peer.model, peer.loss, peer.optim = default_model(), default_loss(), default_optim()
+        peer.frozen = False
+    return peer
+
+
+def peer_sections(config: ConfigDict) -> dict[str, ConfigDict]:
+    """Peer -> what holds its model, loss and optim; the reported one first."""
+    return {config.peer: config} | {name: config.peers[name] for name in config.peers}
+
+
+def is_frozen(config: ConfigDict, name: str) -> bool:
+    return name != config.peer and config.peers[name].frozen
+
+
 def follow_released_code(config: ConfigDict) -> None:
     """What every model of the study's released code does otherwise than its text says: data, scoring, checkpoint."""
     config.data.resize = "shorter_side"
@@ -89,7 +140,11 @@ def follow_released_code(config: ConfigDict) -> None:
 CHOICES = {
     "data.name": tuple(LABELS),
     "data.resize": ("square", "shorter_side", "none"),
-    "model.name": ("unet",),
+    "model.name": ("unet", "deeplabv3"),
+    "model.backbone": ("resnet50", "resnet101", "resnet14"),
+    "model.output_stride": (8, 16),
+    "model.normalize": ("none", "imagenet"),
+    "model.init_parts": ("all", "all_but_head", "backbone"),
     "model.dtype": ("float32", "bfloat16"),
     "loss.name": ("pixel", "pixel_and_rmi"),
     "loss.pixel": ("softmax", "sigmoid"),
@@ -97,6 +152,8 @@ CHOICES = {
     "loss.pool": ("max", "avg", "interpolate", "none"),
     "optim.name": ("adam", "sgd"),
     "optim.schedule": ("constant", "cosine", "poly"),
+    "mutual.pixels": ("valid", "all"),
+    "mutual.form": ("kl", "released"),
     "eval.view": ("whole", "center", "random"),
     "checkpoint.best": ("mean_iou", "train_loss"),
 }
@@ -108,12 +165,15 @@ AT_LEAST = {
     "data.workers": 0,
     "data.threads": 1,
     "model.features": 1,
+    "model.stem_features": 1,
+    "loss.auxiliary_weight": 0.0,
     "loss.weight": 0.0,
     "loss.radius": 1,
     "loss.pool_size": 1,
     "optim.learning_rate": 0.0,
     "optim.warmup_steps": 0,
     "optim.weight_decay": 0.0,
+    "mutual.weight": 0.0,
     "train.epochs": 1,
     "train.max_steps": 0,
     "train.batch_size": 1,
@@ -127,6 +187,8 @@ AT_LEAST = {
     "checkpoint.keep_latest": 1,
 }
 UNET_MULTIPLE_PX = 16  # four halvings
+OF_ONE_MODEL = {"unet": ("features",), "deeplabv3": ("backbone", "stem_features", "output_stride", "auxiliary")}
+OF_RMI = ("weight", "combine", "radius", "pool", "pool_size")
 
 
 def field(config: ConfigDict, path: str):
@@ -138,20 +200,25 @@ def field(config: ConfigDict, path: str):
 
 def validate(config: ConfigDict) -> None:
     """Refuses values and combinations that cannot work, before anything heavy starts. Raises InputError."""
-    for path, choices in CHOICES.items():
+    for path, choices in of_all_peers(CHOICES, config).items():
         if (value := field(config, path)) not in choices:
             raise InputError(
-                f"config.{path} is {value!r}; expected one of {', '.join(choices)}.{_did_you_mean(value, choices)}"
+                f"config.{path} is {value!r}; expected one of {', '.join(map(str, choices))}.{_did_you_mean(value, choices)}"
             )
-    for path, least in AT_LEAST.items():
+    for path, least in of_all_peers(AT_LEAST, config).items():
         value = field(config, path)
         if not least <= value < float("inf"):  # NaN fails too
             raise InputError(f"config.{path} is {value}; expected at least {least}.")
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", config.peer):
-        raise InputError(f"config.peer is {config.peer!r}; it names a folder: letters, digits and _ only.")
-    _validate_sizes(config)
+    for name in (config.peer, *config.peers):
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            raise InputError(f"config.peer is {name!r}; it names a folder: letters, digits and _ only.")
+    for name, section in peer_sections(config).items():
+        where = "config" if name == config.peer else f"config.peers.{name}"
+        _validate_sizes(config.data, section.model, where)
+        _validate_model(section.model, where)
+        _validate_loss(section, where, crop_px=config.data.crop_px)
     _validate_data(config)
-    _validate_loss(config)
+    _validate_mutual(config)
     if config.train.batch_size % config.train.accumulate_steps:
         raise InputError(
             f"config.train.batch_size={config.train.batch_size} cannot be cut into"
@@ -164,19 +231,61 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def _validate_sizes(config: ConfigDict) -> None:
-    data = config.data
+def of_all_peers(table: dict, config: ConfigDict) -> dict:
+    """`table` of a value per field, the fields of a peer also under every further peer."""
+    of_a_peer = {path: value for path, value in table.items() if path.startswith(("model.", "loss.", "optim."))}
+    return table | {f"peers.{name}.{path}": value for name in config.peers for path, value in of_a_peer.items()}
+
+
+def _validate_sizes(data: ConfigDict, model: ConfigDict, where: str) -> None:
     if data.resize != "none" and data.crop_px > data.size_px:
         raise InputError(
             f"config.data.crop_px={data.crop_px} is larger than the resized image (config.data.size_px={data.size_px});"
             " crop at most the size."
         )
-    if config.model.name == "unet" and data.crop_px % UNET_MULTIPLE_PX:
+    if model.name == "unet" and data.crop_px % UNET_MULTIPLE_PX:
         below = data.crop_px // UNET_MULTIPLE_PX * UNET_MULTIPLE_PX
         raise InputError(
-            f"config.data.crop_px={data.crop_px} does not suit config.model.name='unet', which halves the image four"
+            f"config.data.crop_px={data.crop_px} does not suit {where}.model.name='unet', which halves the image four"
             f" times; use a multiple of {UNET_MULTIPLE_PX}, for instance {below} or {below + UNET_MULTIPLE_PX}."
         )
+
+
+def _validate_model(model: ConfigDict, where: str) -> None:
+    for network, names in OF_ONE_MODEL.items():
+        for name in names if network != model.name else ():
+            if model[name] != default_model()[name]:
+                raise InputError(
+                    f"{where}.model.{name}={model[name]} has no effect with {where}.model.name={model.name!r};"
+                    f" it is of {network!r}. Drop one of them."
+                )
+    if model.init_parts != "all" and not model.init_from:
+        raise InputError(f"{where}.model.init_parts={model.init_parts!r} needs {where}.model.init_from.")
+    if model.init_parts == "backbone" and model.name != "deeplabv3":
+        raise InputError(f"{where}.model.init_parts='backbone' is for {where}.model.name='deeplabv3'.")
+
+
+def _validate_mutual(config: ConfigDict) -> None:
+    if config.peer in config.peers:
+        raise InputError(
+            f"config.peers.{config.peer} has the name of the reported peer, config.peer; rename one of them."
+        )
+    if config.mutual.temperature <= 0 or not config.mutual.temperature < float("inf"):
+        raise InputError(f"config.mutual.temperature is {config.mutual.temperature}; expected a positive number.")
+    if config.mutual.form == "released" and config.mutual.temperature != 1:
+        raise InputError("config.mutual.form='released' has no temperature; drop config.mutual.temperature.")
+    for name, value in config.mutual.items():
+        if not config.peers and value != default().mutual[name]:
+            raise InputError(
+                f"config.mutual.{name}={value} has no effect: there are no further peers (config.peers is empty);"
+                " start from configs/mutual_*.py, or drop it."
+            )
+    for name in config.peers:
+        if config.peers[name].frozen and not config.peers[name].model.init_from:
+            raise InputError(
+                f"config.peers.{name}.frozen=True: a teacher that is not trained needs trained weights;"
+                f" give config.peers.{name}.model.init_from, a run's folder or a file of weights."
+            )
 
 
 def _validate_data(config: ConfigDict) -> None:
@@ -200,28 +309,32 @@ def _validate_data(config: ConfigDict) -> None:
         )
 
 
-def _validate_loss(config: ConfigDict) -> None:
-    loss, crop_px = config.loss, config.data.crop_px
+def _validate_loss(section: ConfigDict, where: str, *, crop_px: int) -> None:
+    loss, standard = section.loss, default_loss()
+    if not section.model.auxiliary and loss.auxiliary_weight != standard.auxiliary_weight:
+        raise InputError(
+            f"{where}.loss.auxiliary_weight={loss.auxiliary_weight} has no effect without {where}.model.auxiliary=True."
+        )
     if loss.name == "pixel":
-        for name in ("weight", "combine", "radius", "pool", "pool_size"):
-            if loss[name] != default().loss[name]:
+        for name in OF_RMI:
+            if loss[name] != standard[name]:
                 raise InputError(
-                    f"config.loss.{name}={loss[name]} has no effect with config.loss.name='pixel';"
-                    " add --config.loss.name=pixel_and_rmi, or drop it."
+                    f"{where}.loss.{name}={loss[name]} has no effect with {where}.loss.name='pixel';"
+                    f" add --{where}.loss.name=pixel_and_rmi, or drop it."
                 )
         return
     if loss.radius > 10:  # the RMI authors' limit
-        raise InputError(f"config.loss.radius is {loss.radius}; expected 1 to 10.")
+        raise InputError(f"{where}.loss.radius is {loss.radius}; expected 1 to 10.")
     if loss.combine == "convex" and loss.weight > 1:
         raise InputError(
-            f"config.loss.weight={loss.weight} with config.loss.combine='convex' would weigh RMI by {1 - loss.weight:g};"
-            " use 0 to 1, or combine=additive."
+            f"{where}.loss.weight={loss.weight} with {where}.loss.combine='convex' would weigh RMI by"
+            f" {1 - loss.weight:g}; use 0 to 1, or combine=additive."
         )
     left_px = crop_px if loss.pool == "none" else crop_px // loss.pool_size
     if left_px < loss.radius:
         raise InputError(
-            f"config.data.crop_px={crop_px} leaves {left_px} pixels after config.loss.pool_size={loss.pool_size}, fewer"
-            f" than config.loss.radius={loss.radius}; use a larger crop, or a smaller radius or pool_size."
+            f"config.data.crop_px={crop_px} leaves {left_px} pixels after {where}.loss.pool_size={loss.pool_size}, fewer"
+            f" than {where}.loss.radius={loss.radius}; use a larger crop, or a smaller radius or pool_size."
         )
 
 
@@ -272,12 +385,48 @@ def follow_released_rmi(config: ConfigDict) -> None:
     config.train.batch_size = 2
 
 
+def use_mutual_learning(config: ConfigDict) -> None:
+    """The study's Model 3: the U-Net (student, reported) and a DeepLabV3 (teacher) learn together, from scratch.
+
+    Text and DML paper leave batch, rate and initial weights open: those of Model 1, so that the term is what differs.
+    """
+    config.peer = "student"
+    add_peer(config, "teacher").model.name = "deeplabv3"
+
+
+def follow_released_mutual(config: ConfigDict) -> None:
+    """What the released code does for Model 3, where it differs from text and DML paper, but for the teacher's weights:
+    those are torchvision's, from a file that the user gives."""
+    follow_released_code(config)
+    config.mutual.form, config.mutual.pixels = "released", "all"
+    config.train.batch_size = 10
+    config.optim.learning_rate = config.peers.teacher.optim.learning_rate = 1e-4
+
+
 def check_variant(variant: str, known: tuple[str, ...]) -> None:
     """Refuses a variant ("configs/x.py:variant") that an experiment file does not have. Raises InputError."""
     if variant and variant not in known:
         raise InputError(
             f"unknown variant {variant!r} after the colon of --config; expected {' or '.join(known)}, or none."
         )
+
+
+def load_config(workdir: Path) -> ConfigDict:
+    """The config that a run was started with. Raises InputError."""
+    try:
+        stored = json.loads((workdir / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{workdir}: no run there (config.json is missing).") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{workdir / 'config.json'}: cannot be read as JSON ({error}).") from error
+    config = default()
+    try:
+        for name in stored["config"].get("peers", {}):
+            add_peer(config, name)
+        config.update(stored["config"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{workdir / 'config.json'}: does not fit this version of jaxseg ({error}).") from error
+    return config
 
 
 def all_fields(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -291,6 +440,9 @@ def all_fields(config: ConfigDict, prefix: str = "") -> list[str]:
 def unknown_field(path: str, config: ConfigDict) -> InputError:
     """The error for `--config.PATH=…` where there is no such field."""
     fields = all_fields(config)
+    if path.startswith("peers.") and path.split(".")[1] not in config.peers:
+        known = ", ".join(config.peers) or "none"
+        return InputError(f"config.{path}: the experiment file has no such peer; config.peers holds {known}.")
     leaf = path.rsplit(".", 1)[-1]
     near = [f for f in fields if f.rsplit(".", 1)[-1] == leaf] or difflib.get_close_matches(path, fields, 3, 0.5)
     near = near or [f for f in fields if difflib.SequenceMatcher(None, leaf, f.rsplit(".", 1)[-1]).ratio() > 0.7]

@@ -7,7 +7,6 @@ with the resolved config, versions and device.
 """
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxseg import checkpoint, cli, parallel, report
-from jaxseg.config import InputError, check_devices, default, validate
+from jaxseg.config import InputError, check_devices, load_config, peer_sections, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
 from jaxseg.models import SIZE_MULTIPLE_PX
@@ -41,8 +40,9 @@ def evaluate(eval_step, peers: Peers, prepared: Prepared, config: ConfigDict) ->
 
     Raises RuntimeError where the pixels counted are not those counted when the records were written.
     """
+    multiple_px = max(SIZE_MULTIPLE_PX[section.model.name] for section in peer_sections(config).values())
     batches = pipeline.eval_batches(
-        prepared, config, multiple_px=SIZE_MULTIPLE_PX, process=jax.process_index(), processes=jax.process_count()
+        prepared, config, multiple_px=multiple_px, process=jax.process_index(), processes=jax.process_count()
     )
     total, shown = {}, []
     for batch in pipeline.closing(batches):
@@ -67,22 +67,6 @@ def evaluate(eval_step, peers: Peers, prepared: Prepared, config: ConfigDict) ->
     )
 
 
-def load_config(workdir: Path) -> ConfigDict:
-    """The config that a run was started with. Raises InputError."""
-    try:
-        stored = json.loads((workdir / "config.json").read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"--workdir={workdir}: no run there (config.json is missing).") from error
-    except ValueError as error:
-        raise InputError(f"{workdir / 'config.json'}: not JSON ({error}).") from error
-    config = default()
-    try:
-        config.update(stored["config"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{workdir / 'config.json'}: does not fit this version of jaxseg ({error}).") from error
-    return config
-
-
 def score_checkpoint(config: ConfigDict, workdir: Path, which: str) -> dict:
     """The results of one checkpoint of a run, ready for JSON."""
     validate(config)
@@ -91,7 +75,8 @@ def score_checkpoint(config: ConfigDict, workdir: Path, which: str) -> dict:
     manager = checkpoint.open_manager(workdir, config.checkpoint, read_only=True)
     step = checkpoint.find_step(manager, which)
     shapes = config.copy_and_resolve_references()
-    shapes.model.init_from = ""  # all of it is replaced by the checkpoint
+    for section in peer_sections(shapes).values():
+        section.model.init_from = ""  # all of it is replaced by the checkpoint
     peers, _ = create_peers(shapes, num_classes=prepared.labels.num_classes, steps=1)
     peers = checkpoint.restore(manager, step, peers)
     eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)

@@ -17,6 +17,7 @@ from tensorboardX import SummaryWriter
 
 from jaxseg import parallel
 from jaxseg.cli import NonFiniteError
+from jaxseg.config import is_frozen, peer_sections
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared
 from jaxseg.evaluate import Evaluation
@@ -42,7 +43,11 @@ class Log:
         self.pending, self.losses, self.rates = [], [], []
         self.flushed_step, self.flushed_at = self.start, time.monotonic()
         self.said_at = self.flushed_at
-        self.schedule = make_schedule(self.config.optim, steps=self.schedule_steps)
+        self.schedules = {
+            name: make_schedule(section.optim, steps=self.schedule_steps)
+            for name, section in peer_sections(self.config).items()
+            if not is_frozen(self.config, name)
+        }
         self.train_file, earlier = reopen(self.workdir / "train.jsonl", self.start)
         self.eval_file, evaluated = reopen(self.workdir / "eval.jsonl", self.start)
         since = evaluated[-1]["step"] if evaluated else 0
@@ -85,9 +90,8 @@ class Log:
         self.pending = []
         for step, row in rows:
             self.check_finite(step, row)
-            line = {"step": step, "learning_rate": float(self.schedule(step - 1))} | {
-                k: float(v) for k, v in row.items()
-            }
+            rates = {f"{name}/learning_rate": float(rate(step - 1)) for name, rate in self.schedules.items()}
+            line = {"step": step} | rates | {key: float(value) for key, value in row.items()}
             self.train_file.write(json.dumps(line) + "\n")
             self.losses.append(line[f"{self.config.peer}/loss"])
         self.train_file.flush()
@@ -112,10 +116,11 @@ class Log:
             )
 
     def show(self, step: int, rows: list[dict]) -> None:
-        """The terms, in the bar or now and then in a line of their own; of a single peer without its name."""
-        keys = [key for key in rows[0] if "_norm" not in key and not key.endswith("/loss")]
-        prefix = "" if len({key.split("/")[0] for key in keys}) > 1 else f"{self.config.peer}/"
-        means = {key.removeprefix(prefix): np.mean([row[key] for row in rows]) for key in keys}
+        """In the bar, or now and then in a line of their own: the reported peer's terms, the other peers' losses."""
+        own = f"{self.config.peer}/"
+        keys = [key for key in rows[0] if key.startswith(own) and "_norm" not in key and key != f"{own}loss"]
+        keys += [key for key in rows[0] if key.endswith("/loss") and not key.startswith(own)]
+        means = {key.removeprefix(own).removesuffix("/loss"): np.mean([row[key] for row in rows]) for key in keys}
         text = "  ".join(f"{key} {mean:.3g}" for key, mean in means.items()) + f"  {self.rates[-1]:.1f} images/s"
         self.bar.update(self.task, completed=step, description=text)
         if not self.console.is_terminal and (

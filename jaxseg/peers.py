@@ -1,10 +1,18 @@
 """From the config to peers: network, first variables, optimiser and loss of each, by name.
 
-In: `config` and how many classes and steps there are. Out: `{name: TrainState}` at step 0 and `{name: loss}`.
+In: `config` and how many classes and steps there are. Out: `{name: TrainState}` at step 0 and `{name: loss}`; a frozen
+peer has no loss and no optimiser state.
 """
 
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import optax
 from ml_collections import ConfigDict
 
+from jaxseg import checkpoint
+from jaxseg.config import InputError, is_frozen, load_config, peer_sections
 from jaxseg.losses import LossFn, make_loss
 from jaxseg.models import initial_variables, make_model
 from jaxseg.optim import make_optimizer
@@ -12,9 +20,45 @@ from jaxseg.parallel import AXIS
 from jaxseg.step import Peers, create_peer
 
 
-def create_peers(config: ConfigDict, *, num_classes: int, steps: int) -> tuple[Peers, dict[str, LossFn]]:
-    """The peers that the config asks for; `steps` is what learning rate schedules are laid out over."""
-    model = make_model(config.model, num_classes=num_classes, axis_name=AXIS)
-    variables = initial_variables(model, config.model, seed=config.seed)
-    peers = {config.peer: create_peer(model, make_optimizer(config.optim, steps=steps), variables)}
-    return peers, {config.peer: make_loss(config.loss)}
+def create_peers(
+    config: ConfigDict, *, num_classes: int, steps: int, report: Callable[[str, str], None] | None = None
+) -> tuple[Peers, dict[str, LossFn]]:
+    """The peers that the config asks for; `steps` is what learning rate schedules are laid out over.
+
+    The reported peer starts from the same weights as in a run without the others. report: called with a peer's name and
+    a line for every tensor that comes from `model.init_from`. Raises InputError.
+    """
+    peers, losses = {}, {}
+    for name, section in peer_sections(config).items():
+        model = make_model(section.model, num_classes=num_classes, axis_name=AXIS)
+        seed = config.seed if name == config.peer else zlib.crc32(f"{config.seed} {name}".encode())
+        say = None if report is None else lambda line, name=name: report(name, line)
+        try:
+            variables = first_variables(model, section.model, seed=seed, report=say)
+        except InputError as error:
+            where = "config" if name == config.peer else f"config.peers.{name}"
+            raise InputError(f"{where}.model.init_from={section.model.init_from}: {error}") from error
+        frozen = is_frozen(config, name)
+        tx = optax.identity() if frozen else make_optimizer(section.optim, steps=steps)
+        peers[name] = create_peer(model, tx, variables)
+        if not frozen:
+            losses[name] = make_loss(section.loss, config.mutual)
+    return peers, losses
+
+
+def first_variables(model, section: ConfigDict, *, seed: int, report: Callable[[str], None] | None) -> dict:
+    """Fresh variables, or those of a file of weights, or of the best checkpoint of a run. Raises InputError."""
+    folder = Path(section.init_from).expanduser()
+    if not section.init_from or not folder.is_dir():
+        return initial_variables(model, section, seed=seed, report=report)
+    if section.init_parts != "all":
+        raise InputError(f"init_parts={section.init_parts!r} is for files of weights; a run's folder is taken whole.")
+    run = load_config(folder)
+    theirs = run.model.to_dict() | {"init_from": "", "dtype": section.dtype, "remat": section.remat}
+    ours = section.to_dict() | {"init_from": ""}
+    lines = [f"{key}: {theirs[key]!r} there, {ours[key]!r} here" for key in ours if theirs[key] != ours[key]]
+    if lines:
+        raise InputError("that run trained another network: " + "; ".join(lines) + ".")
+    fresh = section.copy_and_resolve_references()
+    fresh.init_from = ""
+    return checkpoint.restore_variables(folder, run, initial_variables(model, fresh, seed=seed), report=report)

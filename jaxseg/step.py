@@ -5,6 +5,7 @@ or confusion matrices. Pure functions of one device; `axis_name` is the axis ove
 is more peers, RMI another loss; neither is another step.
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,49 +41,70 @@ def create_peer(model, tx: optax.GradientTransformation, variables: Mapping) -> 
 def train_step(
     peers: Peers, batch: Batch, *, losses: Mapping[str, LossFn], seed: int, accumulate_steps: int, axis_name: str
 ) -> tuple[Peers, dict[str, jax.Array]]:
-    """One update of all peers from one global batch.
+    """One update of all peers that have a loss, from one global batch; a peer without one is a teacher, held fixed.
 
-    Every peer runs forward once. The sum of the peers' losses is differentiated in one pass: a peer's loss depends on
-    its own parameters only, so each gets the gradient of its own loss. Gradients are the mean over devices and, with
+    Every peer runs forward once. The sum of the peers' losses is differentiated in one pass: a peer's loss sees the
+    others' logits as constants, so each gets the gradient of its own loss. Gradients are the mean over devices and, with
     accumulate_steps > 1, over as many slices of the share, through which BatchNorm sees one slice after another.
 
-    Returns the new peers and float32 scalars "peer/loss", "peer/TERM", "peer/grad_norm", "peer/param_norm",
-    "peer/update_norm".
+    Returns the new peers and, for each trained one, float32 scalars "peer/loss", "peer/TERM", "peer/grad_norm",
+    "peer/param_norm", "peer/update_norm". Raises ValueError while tracing where the peers' logits differ in shape.
     """
     slices = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
     parts = accumulate_steps * lax.axis_size(axis_name)
     pixels = lax.psum(batch["valid"].sum(), axis_name).astype(jnp.float32)
     step = next(iter(peers.values())).step
     rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), lax.axis_index(axis_name))
+    teachers = {name: peer for name, peer in peers.items() if name not in losses}
 
     def slice_gradients(batch_stats, slice_and_index):
         batch, index = slice_and_index
 
         def total_loss(params):
-            logits, new_stats = {}, {}
-            for name, peer in peers.items():
-                logits[name], updated = peer.apply_fn(
-                    {"params": params[name], "batch_stats": batch_stats[name]},
-                    batch["image"],
-                    train=True,
-                    mutable=["batch_stats"],
-                    rngs={"dropout": jax.random.fold_in(rng, index)},
+            logits = {name: predict(teacher, batch["image"]) for name, teacher in teachers.items()}
+            auxiliary, new_stats, total, terms = {}, {}, 0.0, {}
+            for name in losses:
+                key = jax.random.fold_in(jax.random.fold_in(rng, index), zlib.crc32(name.encode()))
+                variables = {"params": params[name], "batch_stats": batch_stats[name]}
+                logits[name], auxiliary[name], new_stats[name] = forward(peers[name], variables, batch["image"], key)
+            check_shapes(logits)
+            for name, loss_fn in losses.items():
+                others = [logits[other] for other in peers if other != name]
+                loss, own_terms = loss_fn(
+                    logits[name], batch, peer_logits=others, auxiliary=auxiliary[name], pixels=pixels, parts=parts
                 )
-                new_stats[name] = updated["batch_stats"]
-            loss, terms = {}, {}
-            for name in peers:
-                loss[name], own_terms = losses[name](logits[name], batch, pixels=pixels, parts=parts)
-                terms |= {f"{name}/{term}": value for term, value in own_terms.items()} | {f"{name}/loss": loss[name]}
-            return sum(loss.values()), (new_stats, terms)
+                total += loss
+                terms |= {f"{name}/{term}": value for term, value in own_terms.items()} | {f"{name}/loss": loss}
+            return total, (new_stats, terms)
 
-        params = {name: peer.params for name, peer in peers.items()}
-        grads, (batch_stats, terms) = jax.grad(total_loss, has_aux=True)(params)
+        grads, (batch_stats, terms) = jax.grad(total_loss, has_aux=True)({n: peers[n].params for n in losses})
         return batch_stats, (grads, terms)
 
-    batch_stats = {name: peer.batch_stats for name, peer in peers.items()}
+    batch_stats = {name: peers[name].batch_stats for name in losses}
     grads, batch_stats, terms = over_slices(slice_gradients, batch_stats, slices, accumulate_steps)
     grads, terms = lax.pmean((grads, terms), axis_name)
     return apply_gradients(peers, grads, batch_stats, terms)
+
+
+def forward(peer: TrainState, variables: Mapping, image: jax.Array, key: jax.Array) -> tuple[jax.Array, list, Any]:
+    """A training pass: logits, logits of auxiliary heads, new BatchNorm statistics."""
+    logits, updated = peer.apply_fn(
+        variables, image, train=True, mutable=["batch_stats", "auxiliary"], rngs={"dropout": key}
+    )
+    return logits, jax.tree.leaves(updated.pop("auxiliary", {})), updated["batch_stats"]
+
+
+def predict(peer: TrainState, image: jax.Array) -> jax.Array:
+    """Logits of a pass that changes nothing: running BatchNorm statistics, no dropout."""
+    return peer.apply_fn({"params": peer.params, "batch_stats": peer.batch_stats}, image, train=False)
+
+
+def check_shapes(logits: Mapping[str, jax.Array]) -> None:
+    if len({value.shape for value in logits.values()}) > 1:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in logits.items())
+        raise ValueError(
+            f"peers learn from each other pixel by pixel and class by class, but their logits are {shapes}"
+        )
 
 
 def over_slices(slice_gradients: Callable, batch_stats, slices: Batch, accumulate_steps: int):
@@ -108,14 +130,13 @@ def over_slices(slice_gradients: Callable, batch_stats, slices: Batch, accumulat
 def apply_gradients(
     peers: Peers, grads: Mapping, batch_stats: Mapping, terms: dict
 ) -> tuple[Peers, dict[str, jax.Array]]:
-    """Each peer's optimiser update, and the norms of what went in and out."""
-    new_peers, measurements = {}, dict(terms)
-    for name, peer in peers.items():
+    """Each trained peer's optimiser update, and the norms of what went in and out. Teachers count the step only."""
+    new_peers = {name: peer.replace(step=peer.step + 1) for name, peer in peers.items()}
+    measurements = dict(terms)
+    for name, peer in ((name, peers[name]) for name in grads):
         updates, opt_state = peer.tx.update(grads[name], peer.opt_state, peer.params)
         params = optax.apply_updates(peer.params, updates)
-        new_peers[name] = peer.replace(
-            step=peer.step + 1, params=params, opt_state=opt_state, batch_stats=batch_stats[name]
-        )
+        new_peers[name] = new_peers[name].replace(params=params, opt_state=opt_state, batch_stats=batch_stats[name])
         measurements[f"{name}/grad_norm"] = optax.tree.norm(grads[name])
         measurements[f"{name}/param_norm"] = optax.tree.norm(params)
         measurements[f"{name}/update_norm"] = optax.tree.norm(updates)
@@ -129,8 +150,7 @@ def eval_step(
     confusions, predictions = {}, {}
     label = jnp.where(batch["valid"], batch["label"], -1)
     for name, peer in peers.items():
-        logits = peer.apply_fn({"params": peer.params, "batch_stats": peer.batch_stats}, batch["image"], train=False)
-        prediction = logits.argmax(-1)
+        prediction = predict(peer, batch["image"]).argmax(-1)
         confusions[name] = lax.psum(confusion_matrix(prediction, label, num_classes), axis_name)
         predictions[name] = prediction.astype(jnp.uint8)
     return confusions, predictions

@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxseg import checkpoint, parallel
-from jaxseg.config import InputError, all_fields, check_devices, field, validate
+from jaxseg.config import InputError, all_fields, check_devices, field, is_frozen, load_config, peer_sections, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
-from jaxseg.evaluate import Evaluation, evaluate, load_config
+from jaxseg.evaluate import Evaluation, evaluate
 from jaxseg.log import Log
 from jaxseg.peers import create_peers
 from jaxseg.report import prediction_figure
@@ -53,8 +53,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         config.train.epochs, images=prepared.images("train"), batch_size=config.train.batch_size
     )
     last_step = min(config.train.max_steps or schedule_steps, schedule_steps)
-    peers, losses = create_peers(config, num_classes=prepared.labels.num_classes, steps=schedule_steps)
+    weights = {}
+    peers, losses = create_peers(
+        config,
+        num_classes=prepared.labels.num_classes,
+        steps=schedule_steps,
+        report=lambda peer, line: weights.setdefault(peer, []).append(line),
+    )
     describe(console, config, prepared, peers, last_step, workdir)
+    tell_weights(console, workdir, weights)
 
     with checkpoint.open_manager(workdir, config.checkpoint) as manager:
         start = manager.latest_step() or 0
@@ -109,12 +116,7 @@ def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
     path = workdir / "config.json"
     if path.exists():
         stored, data = load_config(workdir), json.loads(path.read_text()).get("data")
-        differing = [
-            f for f in all_fields(config) if not f.startswith(MAY_CHANGE) and field(stored, f) != field(config, f)
-        ]
-        if config.optim.schedule == "constant":
-            differing = [f for f in differing if f != "train.epochs"]
-        lines = [f"config.{f}: {field(stored, f)!r} there, {field(config, f)!r} now" for f in differing]
+        lines = differences(stored, config)
         if data != prepared.fingerprint:
             lines.append(f"the prepared data: fingerprint {data} there, {prepared.fingerprint} now")
         if lines:
@@ -125,13 +127,39 @@ def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
     write_json(path, {"config": config.to_dict(), "data": prepared.fingerprint})
 
 
+def differences(stored: ConfigDict, config: ConfigDict) -> list[str]:
+    """A line for every field that would make it another run."""
+    there, now = ({f: repr(field(c, f)) for f in all_fields(c)} for c in (stored, config))
+    may_change = MAY_CHANGE
+    if all(section.optim.schedule == "constant" for section in peer_sections(config).values()):
+        may_change += ("train.epochs",)
+    return [
+        f"config.{f}: {there.get(f, 'no such peer')} there, {now.get(f, 'no such peer')} now"
+        for f in there | now
+        if not f.startswith(may_change) and there.get(f) != now.get(f)
+    ]
+
+
+def tell_weights(console: Console, workdir: Path, weights: dict[str, list[str]]) -> None:
+    """Of every peer that starts from other weights: how many tensors were loaded, left fresh, dropped; all by name in a
+    file."""
+    for name, lines in weights.items():
+        path = workdir / f"init_{name}.txt"
+        path.write_text("\n".join(lines) + "\n")
+        counts = {kind: sum(line.startswith(kind) for line in lines) for kind in ("loaded", "fresh", "dropped")}
+        counted = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        console.print(f"{name}: starts from other weights, tensors: {counted}; see {path}", soft_wrap=True)
+
+
 def describe(
     console: Console, config: ConfigDict, prepared: Prepared, peers: dict, last_step: int, workdir: Path
 ) -> None:
     """Says what is about to happen, in three lines."""
-    for name, peer in peers.items():
-        count = sum(x.size for x in jax.tree.leaves(peer.params))
-        console.print(f"{name}: {config.model.name}, {count:,} parameters, {config.model.dtype}", soft_wrap=True)
+    for name, section in peer_sections(config).items():
+        count, model = sum(x.size for x in jax.tree.leaves(peers[name].params)), section.model
+        network = model.name if model.name == "unet" else f"{model.name} {model.backbone}"
+        held = ", held fixed" if is_frozen(config, name) else ""
+        console.print(f"{name}: {network}, {count:,} parameters, {model.dtype}{held}", soft_wrap=True)
     console.print(
         f"{prepared.name}: {prepared.images('train'):,} training and {prepared.images('val'):,} validation images,"
         f" {prepared.labels.num_classes} classes",

@@ -43,7 +43,9 @@ def jaxseg_step(options, batch, dtype: str):
     model = make_model(config.model, num_classes=CLASSES, axis_name=parallel.AXIS)
     variables = initial_variables(model, config.model, seed=0)
     peers = parallel.replicate({"unet": create_peer(model, make_optimizer(config.optim, steps=1), variables)})
-    step = parallel.compile_train_step(losses={"unet": make_loss(config.loss)}, seed=0, accumulate_steps=1)
+    step = parallel.compile_train_step(
+        losses={"unet": make_loss(config.loss, config.mutual)}, seed=0, accumulate_steps=1
+    )
     sharded = parallel.shard(batch)
     state = [peers]
 

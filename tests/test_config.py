@@ -109,7 +109,11 @@ def test_presets_are_valid_lab_notes(path):
     validate(config)
     assert config.is_locked
     assert f"configs/{path.name}" in module.__doc__, "the docstring holds the command"
-    assert all_fields(config) == all_fields(default())
+    own = [f for f in all_fields(config) if not f.startswith("peers.")]
+    assert own == all_fields(default())
+    of_a_peer = [f for f in own if f.startswith(("model.", "loss.", "optim."))]
+    for name in config.peers:
+        assert sorted(all_fields(config.peers[name])) == sorted([*of_a_peer, "frozen"])
 
 
 @pytest.mark.parametrize("path", [p for p in PRESETS if p.stem.startswith("rmi")], ids=lambda path: path.stem)
@@ -124,15 +128,38 @@ def test_rmi_presets_follow_study_and_rmi_paper(path):
     assert differing == ["loss.name", "loss.pixel"]
 
 
+@pytest.mark.parametrize("path", [p for p in PRESETS if p.stem.startswith("mutual")], ids=lambda path: path.stem)
+def test_mutual_presets_are_model_1_with_a_teacher(path):
+    """Study, Model 3: L = CE + KL for both; the student, a U-Net, is reported. All else as Model 1."""
+    config = load_preset(path)[1]
+    assert (config.peer, list(config.peers)) == ("student", ["teacher"])
+    assert config.mutual.to_dict() == {"weight": 1.0, "temperature": 1.0, "pixels": "valid", "form": "kl"}
+    teacher = config.peers.teacher
+    assert (teacher.model.name, teacher.model.backbone, teacher.frozen) == ("deeplabv3", "resnet50", False)
+    model_1 = load_preset(path.with_name(path.name.replace("mutual", "unet")))[1]
+    assert [f for f in all_fields(default()) if field(model_1, f) != field(config, f)] == ["peer"]
+
+
 @pytest.mark.parametrize("path", [p for p in PRESETS if p.stem != "demo"], ids=lambda path: path.stem)
 def test_released_variant_follows_the_code(path):
-    """study.md, table "The text and the released code differ": Models 1 and 2."""
+    """study.md, table "The text and the released code differ"."""
     _, config = load_preset(path, "released")
     validate(config)
     if path.stem.startswith("rmi"):
         assert (config.loss.pool, config.loss.radius, config.loss.weight) == ("none", 3, 0.5)
         assert (config.train.batch_size, config.optim.name, config.optim.learning_rate) == (2, "adam", 1e-4)
     assert config.data.resize == "shorter_side"
+    if path.stem.startswith("mutual"):
+        assert (config.mutual.form, config.mutual.pixels, config.mutual.weight) == ("released", "all", 1.0)
+        assert (config.train.batch_size, config.optim.learning_rate) == (10, 1e-4)
+        assert config.peers.teacher.optim.learning_rate == 1e-4
+        teacher = config.peers.teacher.model
+        assert (teacher.name, teacher.backbone, teacher.output_stride, teacher.auxiliary) == (
+            "deeplabv3",
+            "resnet50",
+            8,
+            False,
+        )
     assert (config.eval.view, config.eval.passes, config.checkpoint.best) == ("random", 5, "train_loss")
     with pytest.raises(InputError, match="unknown variant 'relased'"):
         load_preset(path, "relased")

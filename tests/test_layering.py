@@ -9,9 +9,9 @@ ORDER = [
     "labels", "config", "cli",
     "data.augment", "data.raw", "data.synthetic", "data.download", "data.builders", "data.prepare", "data.check",
     "data.pipeline",
-    "models.blocks", "models.unet", "models.torch_weights", "models",
-    "losses.pixel", "losses.pooling", "losses.rmi", "losses",
-    "optim", "metrics", "step", "parallel", "peers", "checkpoint", "results", "report", "evaluate", "log", "train", "main",
+    "models.blocks", "models.unet", "models.resnet", "models.deeplabv3", "models.torch_weights", "models",
+    "losses.pixel", "losses.pooling", "losses.rmi", "losses.mutual", "losses",
+    "optim", "metrics", "step", "parallel", "checkpoint", "peers", "results", "report", "evaluate", "log", "train", "main",
 ]  # fmt: skip
 WITHOUT_JAX = ["labels", "config", "cli", "report", *(m for m in ORDER if m.startswith("data."))]
 

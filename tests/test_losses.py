@@ -104,7 +104,7 @@ def test_pixel_term_is_the_rmi_authors(golden, name):
 
 
 def test_all_void_is_zero_with_zero_gradient():
-    loss_fn = make_loss(default().loss)
+    loss_fn = make_loss(default().loss, default().mutual)
     batch = {"label": jnp.full((1, 2, 2), 255), "valid": jnp.zeros((1, 2, 2), bool)}
     value, grad = jax.value_and_grad(lambda x: loss_fn(x, batch, pixels=jnp.float32(0), parts=1)[0])(
         jnp.ones((1, 2, 2, 3))

@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from jaxseg.config import CHOICES, InputError, validate
+from jaxseg.config import CHOICES, InputError, default, validate
 from jaxseg.data.synthetic import render_scene
 from jaxseg.labels import CITYSCAPES
 from jaxseg.losses import make_loss, pixel_and_rmi_loss
@@ -448,7 +448,7 @@ def test_other_refusals():
 
 # ---- As a loss of a peer
 
-RMI_LOSS = make_loss(changed(loss__name="pixel_and_rmi", loss__pixel="sigmoid").loss)
+RMI_LOSS = make_loss(changed(loss__name="pixel_and_rmi", loss__pixel="sigmoid").loss, default().mutual)
 
 
 def batch_of(label):

@@ -16,7 +16,7 @@ from jaxseg.models.torch_weights import unet_from_torch
 from jaxseg.step import create_peer, train_step
 from tests.test_config import changed
 
-LOSSES = {"unet": make_loss(default().loss)}
+LOSSES = {"unet": make_loss(default().loss, default().mutual)}
 
 
 def random_batch(seed, size=8, hw=32, classes=5):
@@ -60,7 +60,7 @@ def assert_close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
-RMI_LOSSES = {"unet": make_loss(changed(loss__name="pixel_and_rmi", loss__pixel="sigmoid").loss)}
+RMI_LOSSES = {"unet": make_loss(changed(loss__name="pixel_and_rmi", loss__pixel="sigmoid").loss, default().mutual)}
 
 
 @pytest.mark.parametrize(("name", "losses_of"), [("curve_unet_ce", LOSSES), ("curve_unet_rmi", RMI_LOSSES)])

@@ -12,10 +12,10 @@ import pytest
 
 from jaxseg import checkpoint
 from jaxseg.cli import NonFiniteError
-from jaxseg.config import InputError
+from jaxseg.config import InputError, load_config
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
-from jaxseg.evaluate import load_config, score_checkpoint
+from jaxseg.evaluate import score_checkpoint
 from jaxseg.peers import create_peers
 from jaxseg.train import train_and_evaluate
 

@@ -6,7 +6,7 @@ global batch, exactly, however void pixels are spread over the parts. So gradien
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Integer
 from ml_collections import ConfigDict
 
+from jaxseg.losses.mutual import divergence
 from jaxseg.losses.pixel import binary_cross_entropy, cross_entropy
 from jaxseg.losses.pooling import pooled_maps
 from jaxseg.losses.rmi import bound_of_maps, check_arguments
@@ -92,15 +93,47 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r}; expected {' or '.join(choices)}.")
 
 
-def make_loss(loss: ConfigDict) -> LossFn:
-    """`loss_fn(logits, batch, pixels=, parts=) -> (scalar, {term: scalar})` as `config.loss` asks for."""
+def mutual_term(
+    logits: Float[ArrayLike, "b h w c"],
+    peer_logits: Sequence[Float[ArrayLike, "b h w c"]],
+    batch: dict,
+    *,
+    pixels: Float[ArrayLike, ""],
+    parts: int,
+    counted: str,
+    form: str,
+    temperature: float,
+) -> Float[Array, ""]:
+    """Mean over the other peers j of KL(p_j || p_own), mean over the global batch's pixels ("all") or valid ones."""
+    mask = batch["valid"] if counted == "valid" else jnp.ones_like(batch["valid"])
+    total = sum(divergence(logits, peer, mask, form=form, temperature=temperature).sum() for peer in peer_logits)
+    whole = jnp.maximum(pixels, 1) if counted == "valid" else parts * mask.size
+    return parts * total / (len(peer_logits) * whole)
 
-    def loss_fn(logits, batch, *, pixels, parts):
-        pixel = pixel_loss(logits, batch, kind=loss.pixel, pixels=pixels, parts=parts)
-        if loss.name == "pixel":
-            return pixel, {"pixel": pixel}
-        regions = {"pixel": loss.pixel, "radius": loss.radius, "pool": loss.pool, "pool_size": loss.pool_size}
-        terms = {"pixel": pixel} | region_terms(logits, batch, **regions)
-        return combined(pixel, terms["rmi"], weight=loss.weight, combine=loss.combine), terms
+
+def make_loss(loss: ConfigDict, mutual: ConfigDict) -> LossFn:
+    """`loss_fn(logits, batch, *, peer_logits, auxiliary, pixels, parts) -> (scalar, {term: scalar})` of one peer.
+
+    L = own loss + auxiliary_weight · pixel term of the auxiliary logits + w · mean over the other peers of
+    KL(p_peer || p_own), as `config.loss` and `config.mutual` ask. The terms are unweighted; with w = 0 the divergence is
+    measured without being learnt from.
+    """
+    regions = {"pixel": loss.pixel, "radius": loss.radius, "pool": loss.pool, "pool_size": loss.pool_size}
+    agreement = {"counted": mutual.pixels, "form": mutual.form, "temperature": mutual.temperature}
+
+    def loss_fn(logits, batch, *, peer_logits=(), auxiliary=(), pixels, parts):
+        count = {"pixels": pixels, "parts": parts}
+        terms = {"pixel": pixel_loss(logits, batch, kind=loss.pixel, **count)}
+        total = terms["pixel"]
+        if loss.name == "pixel_and_rmi":
+            terms |= region_terms(logits, batch, **regions)
+            total = combined(total, terms["rmi"], weight=loss.weight, combine=loss.combine)
+        if auxiliary:
+            terms["auxiliary"] = sum(pixel_loss(extra, batch, kind=loss.pixel, **count) for extra in auxiliary)
+            total += loss.auxiliary_weight * terms["auxiliary"]
+        if peer_logits:
+            terms["kl"] = mutual_term(logits, peer_logits, batch, **count, **agreement)
+            total += mutual.weight * terms["kl"] if mutual.weight else 0.0
+        return total, terms
 
     return loss_fn

@@ -4,27 +4,41 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxseg.config import InputError
-from jaxseg.models.torch_weights import unet_from_torch
+from jaxseg.models.deeplabv3 import DeepLabV3
+from jaxseg.models.torch_weights import Report, deeplabv3_from_torch, unet_from_torch
 from jaxseg.models.unet import LEVELS, UNet
 
-__all__ = ["SIZE_MULTIPLE_PX", "UNet", "initial_variables", "make_model"]
+__all__ = ["SIZE_MULTIPLE_PX", "DeepLabV3", "UNet", "initial_variables", "make_model"]
 
-SIZE_MULTIPLE_PX = 2**LEVELS  # heights and widths that every network here takes
+SIZE_MULTIPLE_PX = {"unet": 2**LEVELS, "deeplabv3": 1}  # heights and widths that a network takes
+# (mean, std) of red, green, blue: torchvision's transforms for all its weights
+NORMALIZE = {
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+START_PX = 64  # side of the image that shapes are found with
 
 
-def make_model(model: ConfigDict, *, num_classes: int, axis_name: str | None) -> UNet:
+def make_model(model: ConfigDict, *, num_classes: int, axis_name: str | None) -> UNet | DeepLabV3:
     """The network that `config.model` asks for."""
-    return UNet(num_classes=num_classes, features=model.features, dtype=jnp.dtype(model.dtype), axis_name=axis_name)
+    mean, std = NORMALIZE[model.normalize]
+    common = {"mean": mean, "std": std, "dtype": jnp.dtype(model.dtype), "axis_name": axis_name, "remat": model.remat}
+    if model.name == "unet":
+        return UNet(num_classes, model.features, **common)
+    return DeepLabV3(num_classes, model.backbone, model.stem_features, model.output_stride, model.auxiliary, **common)
 
 
-def initial_variables(network: UNet, model: ConfigDict, *, seed: int) -> dict:
-    """Fresh variables from `seed`, or those of the file `config.model.init_from`. Raises InputError."""
-    image = jnp.zeros((1, SIZE_MULTIPLE_PX, SIZE_MULTIPLE_PX, 3))
+def initial_variables(network: UNet | DeepLabV3, model: ConfigDict, *, seed: int, report: Report | None = None) -> dict:
+    """Fresh variables from `seed`, with those of the file `config.model.init_from` in their place where it names one.
+
+    report: called with a line for every tensor of the file. Raises InputError.
+    """
+    image = jnp.zeros((1, START_PX, START_PX, 3))
     fresh = jax.jit(network.init, static_argnames="train")(jax.random.key(seed), image, train=False)
+    fresh = {collection: fresh[collection] for collection in ("params", "batch_stats")}
     if not model.init_from:
         return fresh
-    try:
-        return unet_from_torch(model.init_from, target=fresh)
-    except InputError as error:
-        raise InputError(f"config.model.init_from: {error}") from error
+    options = {"target": fresh, "parts": model.init_parts, "report": report}
+    if model.name == "unet":
+        return unet_from_torch(model.init_from, **options)
+    return deeplabv3_from_torch(model.init_from, auxiliary=model.auxiliary, **options)

@@ -2,19 +2,27 @@
 
 In: a state dict, `{name: array}` with PyTorch's layouts (convolutions [out, in, h, w], transposed ones
 [in, out, h, w]). Out: {"params": …, "batch_stats": …}, float32. Raises InputError naming every tensor that is missing,
-left over or of another shape.
+left over or of another shape; a `report`, where one is given, gets a line for every tensor.
 """
 
 import dataclasses
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import flax.linen as nn
+import jax
 import numpy as np
 from flax import traverse_util
 
 from jaxseg.config import InputError
-from jaxseg.models.unet import LEVELS
+from jaxseg.models.deeplabv3 import DeepLabV3
+from jaxseg.models.resnet import DEPTHS
+from jaxseg.models.unet import LEVELS, UNet
+
+StateDict = Mapping[str, np.ndarray]
+Report = Callable[[str], None]
 
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
 
@@ -54,49 +62,199 @@ def unet_moves() -> list[Move]:
     return moves
 
 
-def unet_from_torch(state_dict: Mapping[str, np.ndarray] | str | Path, *, target: Mapping | None = None) -> dict:
+def resnet_moves(depths: Iterable[int]) -> list[Move]:
+    """Every tensor of torchvision's dilated ResNet as a backbone, its own classifier `fc` apart."""
+    moves = conv_norm_moves("backbone.conv1", "backbone.bn1", ("backbone", "stem"))
+    for stage, blocks in enumerate(depths, start=1):
+        for i in range(blocks):
+            theirs, ours = f"backbone.layer{stage}.{i}", ("backbone", f"stage{stage}_block{i + 1}")
+            for k in (1, 2, 3):
+                moves += conv_norm_moves(f"{theirs}.conv{k}", f"{theirs}.bn{k}", (*ours, f"conv{k}"))
+            if i == 0:
+                moves += conv_norm_moves(f"{theirs}.downsample.0", f"{theirs}.downsample.1", (*ours, "downsample"))
+    return moves
+
+
+def deeplabv3_moves(depths: Iterable[int], *, auxiliary: bool) -> list[Move]:
+    """Every tensor of torchvision's DeepLabV3."""
+    moves, aspp = resnet_moves(depths), "classifier.0"
+    for i in range(4):
+        moves += conv_norm_moves(f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1", ("aspp", f"conv{i + 1}"))
+    moves += conv_norm_moves(f"{aspp}.convs.4.1", f"{aspp}.convs.4.2", ("aspp", "pooled"))
+    moves += conv_norm_moves(f"{aspp}.project.0", f"{aspp}.project.1", ("aspp", "project"))
+    moves += conv_norm_moves("classifier.1", "classifier.2", ("conv",))
+    moves += head_moves("classifier.4", ("head",))
+    if auxiliary:
+        moves += conv_norm_moves("aux_classifier.0", "aux_classifier.1", ("auxiliary", "conv"))
+        moves += head_moves("aux_classifier.4", ("auxiliary", "head"))
+    return moves
+
+
+def conv_norm_moves(conv: str, norm: str, path: tuple[str, ...]) -> list[Move]:
+    return [
+        Move(f"{conv}.weight", "params", (*path, "kernel"), (2, 3, 1, 0)),
+        *norm_moves(norm, (*path, "norm")),
+    ]
+
+
+def head_moves(torch_name: str, path: tuple[str, ...]) -> list[Move]:
+    return [
+        Move(f"{torch_name}.weight", "params", (*path, "kernel"), (2, 3, 1, 0)),
+        Move(f"{torch_name}.bias", "params", (*path, "bias")),
+    ]
+
+
+def unet_from_torch(
+    state_dict: StateDict | str | Path,
+    *,
+    target: Mapping | None = None,
+    parts: str = "all",
+    report: Report | None = None,
+) -> dict:
     """Variables of `UNet` from the state dict of the study's released U-Net.
 
     Args: state_dict, arrays or CPU tensors by name, or a file as in `read_state_dict`; target, variables (or their
-    shapes) that the result must match.
+    shapes) that the result must match (default: those of the U-Net that the state dict is of); parts, "all" or
+    "all_but_head": the head as in `target`; report, called with a line for every tensor.
     Returns {"params": …, "batch_stats": …}. Raises InputError naming leftover, missing and misshapen tensors.
     """
-    if isinstance(state_dict, str | Path):
-        state_dict = read_state_dict(state_dict)
-    return move(state_dict, unet_moves(), target=target, architecture="the study's U-Net")
+    state_dict = _mapping(state_dict)
+    if target is None:
+        features, classes = (_size_of(state_dict, name) for name in ("encoder1.enc1conv1.weight", "conv.weight"))
+        target = shapes_of(UNet(classes or 1, features or 1))
+    fresh = {"all": (), "all_but_head": ("conv.",)}
+    if parts not in fresh:
+        raise InputError(f"parts={parts!r} of a U-Net; expected {' or '.join(fresh)}.")
+    return move(
+        state_dict, unet_moves(), target=target, architecture="the study's U-Net", fresh=fresh[parts], report=report
+    )
 
 
-def move(state_dict: Mapping, moves: list[Move], *, target: Mapping | None, architecture: str) -> dict:
-    """Applies `moves`; PyTorch's counters `num_batches_tracked` have no counterpart and are dropped."""
-    names = {name for name in state_dict if not name.endswith("num_batches_tracked")}
-    wanted = {m.torch_name for m in moves}
+def deeplabv3_from_torch(
+    state_dict: StateDict | str | Path,
+    *,
+    target: Mapping | None = None,
+    auxiliary: bool = False,
+    parts: str = "all",
+    report: Report | None = None,
+) -> dict:
+    """Variables of `DeepLabV3` from a state dict of torchvision's `deeplabv3_resnet50` or `deeplabv3_resnet101`.
+
+    Args: as `unet_from_torch`, and auxiliary, whether `aux_classifier.*` is kept (else it is dropped where there);
+    parts "backbone": the ResNet alone, also from a state dict of torchvision's `resnet50` or `resnet101`, everything
+    else as in `target`.
+    Returns {"params": …, "batch_stats": …}. Raises InputError naming leftover, missing and misshapen tensors.
+    """
+    state_dict = _mapping(state_dict)
+    heads = ("classifier.4.", "aux_classifier.4.")
+    fresh = {"all": (), "all_but_head": heads, "backbone": ("classifier.", "aux_classifier.")}
+    if parts not in fresh:
+        raise InputError(f"parts={parts!r} of a DeepLabV3; expected {' or '.join(fresh)}.")
+    if parts == "backbone":
+        bare = not any(name.startswith("backbone.") for name in state_dict)
+        state_dict = {f"backbone.{name}" if bare else name: array for name, array in state_dict.items()}
+    if target is None:
+        target = shapes_of(_deeplabv3_of(state_dict, auxiliary))
+    moves = deeplabv3_moves(_depths_of(target["params"]["backbone"]), auxiliary=auxiliary)
+    return move(
+        state_dict,
+        moves,
+        target=target,
+        architecture="a torchvision DeepLabV3 or ResNet" if parts == "backbone" else "a torchvision DeepLabV3",
+        fresh=fresh[parts],
+        dropped=("backbone.fc.", *(() if auxiliary else ("aux_classifier.",))),
+        report=report,
+    )
+
+
+def _mapping(state_dict: StateDict | str | Path) -> StateDict:
+    return read_state_dict(state_dict) if isinstance(state_dict, str | Path) else state_dict
+
+
+def _size_of(state_dict: StateDict, name: str) -> int:
+    """Output channels of the convolution `name`; 0 where it is not there."""
+    return int(np.shape(state_dict[name])[0]) if np.ndim(state_dict.get(name)) else 0
+
+
+def _deeplabv3_of(state_dict: StateDict, auxiliary: bool) -> DeepLabV3:
+    """The network that a state dict is of, as far as it can be told."""
+    blocks = {int(m[1]) for name in state_dict if (m := re.match(r"backbone\.layer3\.(\d+)\.", name))}
+    backbone = next((name for name, depths in DEPTHS.items() if depths[2] == len(blocks)), "resnet50")
+    classes, stem = (_size_of(state_dict, name) or 1 for name in ("classifier.4.weight", "backbone.conv1.weight"))
+    return DeepLabV3(classes, backbone, stem, auxiliary=auxiliary)
+
+
+def _depths_of(backbone: Mapping) -> list[int]:
+    return [sum(name.startswith(f"stage{stage}_") for name in backbone) for stage in (1, 2, 3, 4)]
+
+
+def shapes_of(network: nn.Module) -> dict:
+    """The network's variables as shapes, without computing any."""
+    size = 2**LEVELS
+    image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), image)
+    return {collection: shapes[collection] for collection in ("params", "batch_stats")}
+
+
+def move(
+    state_dict: StateDict,
+    moves: list[Move],
+    *,
+    target: Mapping,
+    architecture: str,
+    fresh: tuple[str, ...] = (),
+    dropped: tuple[str, ...] = (),
+    report: Report | None = None,
+) -> dict:
+    """Applies `moves`. Tensors whose PyTorch names start with one of `fresh` are the target's; the file's own of that
+    name and those starting with one of `dropped` are left, as are PyTorch's counters `num_batches_tracked`."""
+    left = tuple(fresh) + tuple(dropped)
+    names = {name for name in state_dict if not name.endswith("num_batches_tracked") and not name.startswith(left)}
+    wanted = {m.torch_name for m in moves if not m.torch_name.startswith(tuple(fresh))}
     problems = [f"missing: {name}" for name in sorted(wanted - names)] + [
         f"left over: {name}" for name in sorted(names - wanted)
     ]
     if problems:
         raise InputError(f"these weights are not those of {architecture}: " + _some(problems))
-    flat = {}
+    flat, wants = {}, traverse_util.flatten_dict({key: target[key] for key in ("params", "batch_stats")})
     for m in moves:
+        path = (m.collection, *m.path)
+        if m.torch_name not in wanted:
+            flat[path] = wants[path]
+            continue
         array = np.asarray(state_dict[m.torch_name]).astype(np.float32)
         if m.axes and array.ndim != len(m.axes):
             raise InputError(f"tensor {m.torch_name} has shape {array.shape}; expected {len(m.axes)} dimensions.")
-        flat[m.collection, *m.path] = np.ascontiguousarray(array.transpose(m.axes)) if m.axes else array
-    if target is not None:
-        _check_shapes(flat, moves, target)
+        flat[path] = np.ascontiguousarray(array.transpose(m.axes)) if m.axes else array
+    _check_shapes(flat, moves, wants)
+    if report is not None:
+        _report(report, state_dict, moves, wanted)
     return traverse_util.unflatten_dict(flat)
 
 
-def _check_shapes(flat: Mapping, moves: list[Move], target: Mapping) -> None:
-    shapes = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(dict(target)).items()}
+def _check_shapes(flat: Mapping, moves: list[Move], wants: Mapping) -> None:
     problems = []
     for m in moves:
-        ours, theirs = shapes[m.collection, *m.path], flat[m.collection, *m.path].shape
+        path = (m.collection, *m.path)
+        ours, theirs = tuple(wants[path].shape), flat[path].shape
         if ours != theirs:
             problems.append(f"{m.torch_name}: {theirs} (in our layout) where the network has {ours}")
     if problems:
         raise InputError(
-            "the weights do not fit the network (config.model.features, number of classes): " + _some(problems)
+            "the weights do not fit the network (its width, its backbone, its number of classes): " + _some(problems)
         )
+
+
+def _report(report: Report, state_dict: StateDict, moves: list[Move], wanted: set[str]) -> None:
+    """A line for every tensor of the network, then one for every tensor of the file that was not taken."""
+    for m in moves:
+        ours = "/".join((m.collection, *m.path))
+        if m.torch_name in wanted:
+            report(f"loaded   {m.torch_name} {list(np.shape(state_dict[m.torch_name]))} -> {ours}")
+        else:
+            report(f"fresh    {ours}")
+    for name in sorted(set(state_dict) - wanted):
+        report(f"dropped  {name} {list(np.shape(state_dict[name]))}")
 
 
 def _some(problems: list[str], most: int = 8) -> str:

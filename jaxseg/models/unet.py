@@ -10,7 +10,16 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxseg.models.blocks import BatchNorm, ConvTranspose2x2, bias_init, conv_init, max_pool_2x2
+from jaxseg.models.blocks import (
+    BatchNorm,
+    ConvTranspose2x2,
+    at_least_float32,
+    bias_init,
+    conv_init,
+    max_pool_2x2,
+    normalize,
+    run,
+)
 
 LEVELS = 4
 
@@ -37,7 +46,8 @@ class UNet(nn.Module):
     """U-Net with `features` channels on its first level, doubled on each of the four levels below.
 
     Args (fields): num_classes; features; dtype of the computation (parameters and statistics stay float32); axis_name,
-    the device axis over which BatchNorm is synchronised (None: not).
+    the device axis over which BatchNorm is synchronised (None: not); mean and std of the images that its weights were
+    trained on; remat, recompute blocks in the backward pass.
     Raises ValueError at trace time where h or w is no multiple of 16.
     """
 
@@ -45,26 +55,29 @@ class UNet(nn.Module):
     features: int = 32  # study: initial features of the brain-segmentation U-Net
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: Float[ArrayLike, "b h w 3"], train: bool = False) -> Float[Array, "b h w c"]:
         check_size(image.shape[1:3])
         widths = [self.features * 2**level for level in range(LEVELS + 1)]
 
-        def block(width, name):
-            return ConvBlock(width, self.axis_name, self.dtype, name=name)
+        def block(x, width, name):
+            return run(ConvBlock(width, self.axis_name, self.dtype, name=name), x, train=train, remat=self.remat)
 
-        x = image.astype(self.dtype)
+        x = normalize(image, self.mean, self.std).astype(self.dtype)
         skips = []
         for level in range(LEVELS):
-            x = block(widths[level], f"encoder{level + 1}")(x, train=train)
+            x = block(x, widths[level], f"encoder{level + 1}")
             skips.append(x)
             x = max_pool_2x2(x)
-        x = block(widths[LEVELS], "bottleneck")(x, train=train)
+        x = block(x, widths[LEVELS], "bottleneck")
         for level in reversed(range(LEVELS)):
             x = ConvTranspose2x2(widths[level], self.dtype, name=f"upconv{level + 1}")(x)
             x = jnp.concatenate([x, skips[level]], axis=-1)
-            x = block(widths[level], f"decoder{level + 1}")(x, train=train)
+            x = block(x, widths[level], f"decoder{level + 1}")
         x = nn.Conv(
             self.num_classes,
             (1, 1),
@@ -73,7 +86,7 @@ class UNet(nn.Module):
             dtype=self.dtype,
             name="head",
         )(x)
-        return x.astype(jnp.float32)
+        return at_least_float32(x)
 
 
 def check_size(size_px: tuple[int, int]) -> None:

@@ -1,0 +1,29 @@
+"""Model 3 of the study (U-Net and DeepLabV3, learning mutually) on CamVid, 11 classes.
+
+Data:      367 training and 101 validation images.
+Paper:     "Deep Image Segmentation based on Mutual Information: A Study", RECPAD 2024, Table 1, Model 3; the method is
+           Zhang et al., "Deep Mutual Learning", CVPR 2018. The student, the U-Net, is the network reported.
+Command:   python -m jaxseg.main --config=configs/mutual_camvid.py --config.data.source_dir=FOLDER
+           (on a machine without a GPU: --config.train.batch_size=2 --config.peers.teacher.model.backbone=resnet14)
+Teacher:   starts from fresh weights; from torchvision's, as in the released code, with a fresh head:
+           --config.peers.teacher.model.init_from=deeplabv3_resnet50_coco.pth
+           --config.peers.teacher.model.init_parts=all_but_head
+Variant:   configs/mutual_camvid.py:released does what the study's released code does: its loss in place of the KL
+           divergence, over all pixels, batches of 10, Adam at 1e-4, and what configs/unet_camvid.py:released does. The
+           weights of the teacher still have to be given, as above.
+Time:      9,175 steps of 8 images; :released 7,340 of 10.
+Expected:  not run to the end yet; CamVid is not in the paper.
+"""
+
+from jaxseg.config import check_variant, default, follow_released_mutual, use_mutual_learning
+
+
+def get_config(variant: str = ""):
+    check_variant(variant, ("released",))
+    config = default()
+    config.data.name = "camvid"
+    config.eval.every_epochs = 10
+    use_mutual_learning(config)
+    if variant == "released":
+        follow_released_mutual(config)
+    return config

@@ -18,8 +18,8 @@ PIXELS = ("all", "valid")
 @functools.partial(jax.jit, static_argnames=("pixels", "form"))
 def mutual_kl(
     logits: Float[ArrayLike, "b h w c"],
-    peer_logits: Float[ArrayLike, "b h w c"],
-    label: Integer[ArrayLike, "b h w"],
+    peer_logits: Float[ArrayLike, "..."],  # shapes are checked below, with a sentence
+    label: Integer[ArrayLike, "..."],
     *,
     pixels: str = "all",
     form: str = "kl",

@@ -1,0 +1,302 @@
+"""Mutual learning: PyTorch's numbers, each peer's own gradient, peers that do not disturb each other, one device as four."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import special, stats
+
+from jaxseg import parallel
+from jaxseg.config import default
+from jaxseg.losses import make_loss
+from jaxseg.losses.mutual import divergence, mutual_kl
+from jaxseg.losses.pixel import cross_entropy
+from jaxseg.models import DeepLabV3, UNet
+from jaxseg.step import create_peer
+from tests.test_config import changed
+from tests.test_step import assert_close, random_batch, single_device_step
+
+CLASSES = 5
+
+
+# ---- The divergence
+
+
+@pytest.mark.parametrize(
+    ("case", "pixels", "form"),
+    [("all_pixels", "all", "kl"), ("valid_pixels", "valid", "kl"), ("released", "all", "released")],
+)
+@pytest.mark.parametrize(("own", "other"), [("teacher", "student"), ("student", "teacher")])
+def test_divergence_is_pytorchs(golden, case, pixels, form, own, other):
+    recorded = golden("mutual_c21")
+    expected = json.loads(str(recorded[case]))
+    logits, peer_logits = (recorded[f"{name}_logits_nchw"].transpose(0, 2, 3, 1) for name in (own, other))
+    label = recorded["labels"].astype(int)
+    valid = label != 255
+
+    def loss(logits):
+        entropy = cross_entropy(logits, label, valid).sum() / valid.sum()
+        kl = mutual_kl(logits, peer_logits, label, pixels=pixels, form=form)
+        return entropy + kl, (entropy, kl)
+
+    (_, (entropy, kl)), grad = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logits))
+    np.testing.assert_allclose(entropy, expected[f"ce_{own}"], rtol=1e-6)
+    np.testing.assert_allclose(kl, expected[f"kl_{own}"], rtol=2e-6)
+    theirs = recorded[f"{case}/{own}_grad_nchw"].transpose(0, 2, 3, 1)
+    assert np.linalg.norm(grad - theirs) < 1e-6 * np.linalg.norm(theirs)
+
+
+def random_logits(seed, shape=(2, 4, 6, CLASSES), scale=3.0):
+    return jnp.asarray(np.random.default_rng(seed).normal(0, scale, shape), jnp.float32)
+
+
+def some_label(seed=0, shape=(2, 4, 6)):
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(shape) < 0.3, 255, rng.integers(CLASSES, size=shape))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_divergence_is_scipys(temperature):
+    """scipy.stats.entropy(p, q) of softmax distributions in float64, times T² (Hinton et al.)."""
+    own, peer, label = random_logits(0), random_logits(1), some_label()
+    p, q = (special.softmax(np.asarray(x, np.float64) / temperature, -1) for x in (peer, own))
+    expected = temperature**2 * stats.entropy(p, q, axis=-1)
+    found = functools.partial(mutual_kl, own, peer, label, temperature=temperature)
+    np.testing.assert_allclose(found(pixels="all"), expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found(pixels="valid"), expected[label != 255].mean(), rtol=1e-5)
+
+
+def test_gradient_is_the_difference_of_distributions():
+    """d KL(p || softmax(x)) / dx = softmax(x) - p, over the number of pixels; at T times T, again by Hinton et al."""
+    own, peer, label = random_logits(2), random_logits(3), some_label()
+    valid = label != 255
+    for T in (1.0, 2.0):
+        grad = jax.grad(mutual_kl)(own, peer, label, pixels="valid", temperature=T)
+        expected = T * (special.softmax(own / T, -1) - special.softmax(peer / T, -1)) / valid.sum()
+        np.testing.assert_allclose(grad, np.where(valid[..., None], expected, 0), atol=1e-8)
+
+
+def test_peer_is_not_differentiated():
+    own, peer, label = random_logits(0), random_logits(1), some_label()
+    for form in ("kl", "released"):
+        assert not np.any(jax.grad(mutual_kl, argnums=1)(own, peer, label, form=form))
+
+
+def test_agreement_is_zero_and_certain_disagreement_is_finite():
+    """Equal logits: 0, gradient 0. One-hot at ±1e4 against the opposite: the logits' difference, 2e4 nats."""
+    own, label = random_logits(0), some_label()
+    value, grad = jax.value_and_grad(mutual_kl)(own, own, label)
+    assert abs(value) < 1e-6
+    assert np.abs(grad).max() < 1e-8
+    sure = jnp.array([[[[1e4, -1e4]]]])
+    np.testing.assert_allclose(mutual_kl(-sure, sure, np.zeros((1, 1, 1), int)), 2e4, rtol=1e-6)
+
+
+def test_void_alone_counts_as_nothing():
+    own, peer = random_logits(0), random_logits(1)
+    label = np.full((2, 4, 6), 255)
+    value, grad = jax.value_and_grad(mutual_kl)(own, peer, label, pixels="valid")
+    assert value == 0
+    assert not np.any(grad)
+
+
+def test_released_form_by_hand():
+    """Target logits (2, -1), own logits 0: mean over 2 classes of 2 (log 2 - log ½) and nothing."""
+    value = mutual_kl(jnp.zeros((1, 1, 1, 2)), jnp.array([[[[2.0, -1.0]]]]), np.zeros((1, 1, 1), int), form="released")
+    np.testing.assert_allclose(value, 2 * (np.log(2) + np.log(2)) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"pixels": "void"}, "pixels='void'; expected all or valid"),
+        ({"form": "js"}, "form='js'; expected kl or released"),
+        ({"peer_logits": jnp.zeros((2, 4, 6, CLASSES + 1))}, r"peer_logits \(2, 4, 6, 6\)"),
+    ],
+)
+def test_misuse_is_named(arguments, words):
+    arguments = {"logits": random_logits(0), "peer_logits": random_logits(1), "label": some_label()} | arguments
+    with pytest.raises(ValueError, match=words):
+        mutual_kl(**arguments)
+
+
+# ---- Peers
+
+
+TXS = {"student": optax.sgd(0.1), "teacher": optax.adam(1e-3), "third": optax.sgd(0.05, momentum=0.9)}
+NETWORKS = {
+    "student": UNet(CLASSES, 4, axis_name=parallel.AXIS),
+    "teacher": DeepLabV3(CLASSES, "resnet14", 4, auxiliary=True, axis_name=parallel.AXIS),
+    "third": UNet(CLASSES, 3, axis_name=parallel.AXIS),
+}
+QUIET = DeepLabV3(CLASSES, "resnet14", 4, dropout=0.0, axis_name=parallel.AXIS)
+
+
+@functools.cache
+def variables_of(name):
+    init = jax.jit(NETWORKS[name].init)
+    return init(jax.random.key(len(name)), jnp.zeros((1, 32, 32, 3)))
+
+
+def some_peers(*names, quiet=False):
+    """A U-Net, a DeepLabV3 with an auxiliary head (`quiet`: without dropout and that head), a U-Net for RMI."""
+    networks = NETWORKS | ({"teacher": QUIET} if quiet else {})
+    return {name: create_peer(networks[name], TXS[name], variables_of(name)) for name in names}
+
+
+def losses_of(*names, **mutual):
+    config = changed(**{f"mutual__{key}": value for key, value in mutual.items()})
+    rmi = changed(loss__name="pixel_and_rmi", loss__pixel="sigmoid", loss__pool="none").loss
+    return {name: make_loss(rmi if name == "third" else config.loss, config.mutual) for name in names}
+
+
+ALL, PAIR = ("student", "teacher", "third"), ("student", "teacher")
+
+
+@pytest.fixture(scope="module")
+def stepped():
+    """Three peers, a batch, and what a step makes of them; no dropout, so that it can be computed otherwise."""
+    peers, batch = some_peers(*ALL, quiet=True), random_batch(0, classes=CLASSES)
+    updated, measured = single_device_step(losses=losses_of(*ALL, weight=0.7, temperature=2.0))(peers, batch)
+    return peers, batch, updated, measured
+
+
+def forward(model, peer, image, *, train):
+    variables = {"params": peer.params, "batch_stats": peer.batch_stats}
+    return model.apply(variables, image, train=train, mutable=["batch_stats"])[0]
+
+
+def test_gradient_of_each_is_that_of_its_own_loss(stepped):
+    """Student by hand: CE + 0.7 · mean of the two KL at T = 2, the others' logits being arrays. SGD shows the gradient."""
+    peers, batch, updated, measured = stepped
+    student = peers["student"]
+    valid, pixels = batch["valid"], batch["valid"].sum()
+    logits_of_others = []
+    for name, model in (("teacher", DeepLabV3(CLASSES, "resnet14", 4, dropout=0.0)), ("third", UNet(CLASSES, 3))):
+        logits_of_others.append(forward(model, peers[name], batch["image"], train=True))
+
+    def loss(params):
+        logits = forward(UNet(CLASSES, 4), student.replace(params=params), batch["image"], train=True)
+        entropy = -jax.nn.log_softmax(logits)[valid, batch["label"][valid]].sum() / pixels
+        log_q, total = jax.nn.log_softmax(logits / 2), 0
+        for other in logits_of_others:
+            p = jax.nn.softmax(other / 2)
+            total += 4 * (p * (jnp.log(p) - log_q)).sum(-1)[valid].sum() / pixels
+        return entropy + 0.7 * total / 2, total / 2
+
+    (value, kl), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(student.params)
+    np.testing.assert_allclose(measured["student/kl"], kl, rtol=1e-4)
+    np.testing.assert_allclose(measured["student/loss"], value, rtol=1e-4)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, student.params, grads)
+    assert_close(updated["student"].params, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_every_peer_learns_by_its_own_terms(stepped):
+    _, _, updated, measured = stepped
+    terms = {name: {key.split("/")[1] for key in measured if key.startswith(name)} for name in ALL}
+    common = {"loss", "pixel", "kl", "grad_norm", "param_norm", "update_norm"}
+    assert terms["student"] == common
+    assert terms["teacher"] == common
+    assert terms["third"] == common | {"rmi", "rmi_present"}
+    m = {key: float(value) for key, value in measured.items()}
+    np.testing.assert_allclose(m["student/loss"], m["student/pixel"] + 0.7 * m["student/kl"], rtol=1e-6)
+    third = 0.5 * m["third/pixel"] + 0.5 * m["third/rmi"] + 0.7 * m["third/kl"]
+    np.testing.assert_allclose(m["third/loss"], third, rtol=1e-6)
+    assert {name: int(peer.step) for name, peer in updated.items()} == dict.fromkeys(ALL, 1)
+
+
+def test_at_weight_0_each_trains_as_alone_bit_for_bit():
+    """Dropout and the auxiliary head included; the divergence is still measured."""
+    together, batches = some_peers(*PAIR), [random_batch(seed, classes=CLASSES) for seed in range(3)]
+    step = single_device_step(losses=losses_of(*PAIR, weight=0.0))
+    for batch in batches:
+        together, measured = step(together, batch)
+    assert measured["student/kl"] > 0.01
+    np.testing.assert_allclose(
+        measured["teacher/loss"], measured["teacher/pixel"] + 0.5 * measured["teacher/auxiliary"], rtol=1e-6
+    )
+    for name in PAIR:
+        alone = some_peers(name)
+        step = single_device_step(losses=losses_of(name))
+        for batch in batches:
+            alone, _ = step(alone, batch)
+        for (path, a), b in zip(jax.tree.leaves_with_path(alone[name]), jax.tree.leaves(together[name]), strict=True):
+            assert np.array_equal(a, b), (name, path)
+
+
+@pytest.mark.usefixtures("four_devices")
+def test_four_devices_are_one():
+    """Without dropout, whose masks differ by device. Shares hold 0 to 90 % void, as in tests/test_step.py."""
+    losses = losses_of(*PAIR, weight=1.0)
+    one, four = (
+        single_device_step(losses=losses),
+        parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1),
+    )
+    peers, batch = some_peers(*PAIR, quiet=True), random_batch(0, classes=CLASSES)
+    peers["teacher"] = create_peer(
+        QUIET, optax.sgd(0.1), variables_of("teacher")
+    )  # Adam divides by what may be rounding
+    single, measured = one(peers, batch)
+    replicated, all_measured = four(parallel.replicate(peers), parallel.shard(batch))
+    assert_close(parallel.unreplicate(all_measured), measured, rtol=1e-4)
+    for name in PAIR:
+        assert_close(parallel.unreplicate(replicated[name].params), single[name].params, rtol=1e-4, atol=1e-5)
+        stats = parallel.unreplicate(replicated[name].batch_stats)
+        assert_close(stats, single[name].batch_stats, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_teacher_teaches_and_stays():
+    """KL against its predictions with running statistics; its variables unchanged, its forward pass changes nothing."""
+    peers, batch = some_peers(*PAIR), random_batch(0, classes=CLASSES)
+    teacher = peers["teacher"].replace(tx=optax.identity(), opt_state=optax.identity().init({}))
+    peers = {"student": peers["student"], "teacher": teacher}
+    updated, measured = single_device_step(losses=losses_of("student"))(peers, batch)
+    assert_close(updated["teacher"].params, teacher.params, rtol=0)
+    assert_close(updated["teacher"].batch_stats, teacher.batch_stats, rtol=0)
+    assert int(updated["teacher"].step) == 1
+    assert not [key for key in measured if key.startswith("teacher")]
+    logits = {
+        "student": forward(UNet(CLASSES, 4), peers["student"], batch["image"], train=True),
+        "teacher": forward(DeepLabV3(CLASSES, "resnet14", 4), teacher, batch["image"], train=False),
+    }
+    expected = mutual_kl(logits["student"], logits["teacher"], batch["label"], pixels="valid")
+    np.testing.assert_allclose(measured["student/kl"], expected, rtol=1e-4)
+
+
+def test_parts_of_a_batch_average_to_the_whole():
+    """As with accumulated slices: the mean over parts of the term is the term, all pixels or valid ones."""
+    own, peer, label = (
+        random_logits(0, (4, 4, 6, CLASSES)),
+        random_logits(1, (4, 4, 6, CLASSES)),
+        some_label(0, (4, 4, 6)),
+    )
+    batch = {"label": label, "valid": label != 255}
+    for counted in ("all", "valid"):
+        loss_fn = make_loss(default().loss, changed(mutual__pixels=counted).mutual)
+        parts = []
+        for part in (slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)):
+            share = {key: value[part] for key, value in batch.items()}
+            count = {"pixels": jnp.float32(batch["valid"].sum()), "parts": 4}
+            parts.append(loss_fn(own[part], share, peer_logits=[peer[part]], **count)[1]["kl"])
+        np.testing.assert_allclose(np.mean(parts), mutual_kl(own, peer, label, pixels=counted), rtol=1e-5)
+
+
+def test_peers_of_other_shapes_are_refused_before_compilation():
+    other = UNet(CLASSES + 1, 4, axis_name=parallel.AXIS)
+    variables = jax.jit(other.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    peers = some_peers("student") | {"third": create_peer(other, optax.sgd(0.1), variables)}
+    with pytest.raises(ValueError, match=r"their logits are student \[8, 32, 32, 5\], third \[8, 32, 32, 6\]"):
+        single_device_step(losses=losses_of("student", "third"))(peers, random_batch(0, classes=CLASSES))
+
+
+def test_divergence_ignores_pixels_that_do_not_count():
+    own, peer, label = random_logits(0), random_logits(1), some_label()
+    counted = label != 255
+    found = divergence(own, peer, counted, form="kl", temperature=1.0)
+    changed_there = jnp.where(counted[..., None], own, 77.0)
+    assert np.array_equal(found, divergence(changed_there, peer, counted, form="kl", temperature=1.0))
+    assert not found[~counted].any()

@@ -451,5 +451,5 @@ def unknown_field(path: str, config: ConfigDict) -> InputError:
 
 
 def _did_you_mean(value, choices) -> str:
-    near = difflib.get_close_matches(str(value), choices, 1)
+    near = difflib.get_close_matches(str(value), list(map(str, choices)), 1)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -26,11 +26,8 @@ from rich.table import Table
 
 from jaxseg import parallel
 from jaxseg.config import default
-from jaxseg.losses import make_loss
-from jaxseg.models import initial_variables, make_model
-from jaxseg.optim import make_optimizer
+from jaxseg.peers import create_peers
 from jaxseg.results import commit, write_json
-from jaxseg.step import create_peer
 from scripts.torch_unet import TorchUNet
 
 CLASSES = 21
@@ -40,18 +37,18 @@ def jaxseg_step(options, batch, dtype: str):
     """A function that does one step and waits for it."""
     config = default()
     config.model.update({"features": options.features, "dtype": dtype})
-    model = make_model(config.model, num_classes=CLASSES, axis_name=parallel.AXIS)
-    variables = initial_variables(model, config.model, seed=0)
-    peers = parallel.replicate({"unet": create_peer(model, make_optimizer(config.optim, steps=1), variables)})
-    step = parallel.compile_train_step(
-        losses={"unet": make_loss(config.loss, config.mutual)}, seed=0, accumulate_steps=1
-    )
-    sharded = parallel.shard(batch)
-    state = [peers]
+    return step_of(config, batch)
+
+
+def step_of(config, batch):
+    """A function that does one step of the peers of `config` and waits for it."""
+    peers, losses = create_peers(config, num_classes=CLASSES, steps=1)
+    step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
+    state, sharded = [parallel.replicate(peers)], parallel.shard(batch)
 
     def run():
         state[0], measured = step(state[0], sharded)
-        return float(np.asarray(measured["unet/loss"])[0])
+        return jax.block_until_ready(measured)
 
     return run
 
@@ -95,11 +92,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    shape = (options.batch, options.size, options.size)
-    label = np.where(rng.random(shape) < 0.05, 255, rng.integers(CLASSES, size=shape)).astype(np.int32)
-    batch = {"image": rng.random((*shape, 3), dtype=np.float32), "label": label, "valid": label != 255}
-
+    batch = random_batch(options.batch, options.size)
     gpu = jax.default_backend() == "gpu"
     device = "cuda" if gpu else "cpu"
     contestants = {
@@ -112,48 +105,65 @@ def main() -> None:
             "PyTorch compiled bfloat16": torch_step(options, batch, device, compiled=True, autocast=True),
             "jaxseg bfloat16": jaxseg_step(options, batch, "bfloat16"),
         }
-    for run in contestants.values():  # compiles and warms up
+    seconds = take_turns(contestants, rounds=options.rounds, steps=options.steps)
+    flops = 2 * 3 * multiply_adds(options.features, options.size) * options.batch  # backward: twice the forward
+    title = f"training step, {options.features} features, {options.batch} × {options.size}×{options.size}"
+    rows = print_table(title, seconds, reference="PyTorch eager float32", flops=flops)
+    write_results(options, "step", rows, convolution_flops=flops)
+
+
+def random_batch(size: int, size_px: int) -> dict[str, np.ndarray]:
+    """Noise: what a step costs does not depend on what is in the images."""
+    rng, shape = np.random.default_rng(0), (size, size_px, size_px)
+    label = np.where(rng.random(shape) < 0.05, 255, rng.integers(CLASSES, size=shape)).astype(np.int32)
+    return {"image": rng.random((*shape, 3), dtype=np.float32), "label": label, "valid": label != 255}
+
+
+def take_turns(contestants: dict, *, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds of a step of every contestant, by round, after two steps to compile and warm up."""
+    for run in contestants.values():
         run()
         run()
     seconds = {name: [] for name in contestants}
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for name, run in contestants.items():
             start = time.perf_counter()
-            for _ in range(options.steps):
+            for _ in range(steps):
                 run()
-            seconds[name].append((time.perf_counter() - start) / options.steps)
-    report(options, seconds)
+            seconds[name].append((time.perf_counter() - start) / steps)
+    return seconds
 
 
-def report(options, seconds: dict[str, list[float]]) -> None:
-    """Prints the table and writes the JSON."""
-    flops = 2 * 3 * multiply_adds(options.features, options.size) * options.batch  # backward: twice the forward
-    reference = np.median(seconds["PyTorch eager float32"])
-    device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
-    title = f"training step, {options.features} features, {options.batch} × {options.size}×{options.size}, {device}"
-    table = Table(title=title, title_justify="left")
-    for column in ("", "median s", "min", "max", "speed against eager", "GFLOP/s"):
+def device_name() -> str:
+    return f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
+
+
+def print_table(title: str, seconds: dict[str, list[float]], *, reference: str, flops: int | None = None) -> dict:
+    """Prints median, minimum, maximum and speed against `reference`; returns them by contestant."""
+    table, base, rows = (
+        Table(title=f"{title}, {device_name()}", title_justify="left"),
+        np.median(seconds[reference]),
+        {},
+    )
+    for column in ("", "median s", "min", "max", "speed against eager", *(["GFLOP/s"] if flops else [])):
         table.add_column(column, justify="left" if not column else "right")
-    rows = {}
     for name, values in seconds.items():
         median = float(np.median(values))
-        rows[name] = {"median_s": median, "min_s": min(values), "max_s": max(values), "speed": reference / median}
-        cells = (
-            f"{median:.4f}",
-            f"{min(values):.4f}",
-            f"{max(values):.4f}",
-            f"{reference / median:.2f}x",
-            f"{flops / median / 1e9:.0f}",
-        )
-        table.add_row(name, *cells)
+        rows[name] = {"median_s": median, "min_s": min(values), "max_s": max(values), "speed": float(base / median)}
+        rate = [f"{flops / median / 1e9:.0f}"] if flops else []
+        table.add_row(name, *(f"{v:.4f}" for v in (median, min(values), max(values))), f"{base / median:.2f}x", *rate)
     Console(width=110).print(table)
+    return rows
+
+
+def write_results(options, benchmark: str, rows: dict, **more) -> None:
+    """The JSON, with what it needs to be made again, where --output asks for it."""
     if options.output:
         settings = {key: value for key, value in vars(options).items() if key != "output"}
         versions = {"jax": jax.__version__, "torch": torch.__version__, "python": sys.version.split()[0]}
-        where = {"command": " ".join(["python", *sys.argv]), "commit": commit(), "device": device, "versions": versions}
-        write_json(
-            options.output, {"benchmark": "step", **where, **settings, "convolution_flops": flops, "results": rows}
-        )
+        command = " ".join(["python", *sys.argv])
+        where = {"command": command, "commit": commit(), "device": device_name(), "versions": versions}
+        write_json(options.output, {"benchmark": benchmark, **where, **settings, **more, "results": rows})
 
 
 if __name__ == "__main__":

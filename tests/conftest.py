@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.config import default
+from jaxseg.config import default, use_mutual_learning
 from jaxseg.data.prepare import prepare
 from tests import raw_data
 
@@ -86,6 +86,14 @@ def tiny(camvid_dir, tmp_path):
     config.train.update({"batch_size": 4, "epochs": 2, "log_every_steps": 2})
     config.eval.update({"every_epochs": 1, "batch_size": 4})
     return config
+
+
+@pytest.fixture
+def tiny_mutual(tiny):
+    """`tiny` with a small DeepLabV3 as teacher."""
+    use_mutual_learning(tiny)
+    tiny.peers.teacher.model.update({"backbone": "resnet14", "stem_features": 4})
+    return tiny
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Every refusal names the field; every preset is a valid experiment."""
 
 import importlib.util
+import json
 import math
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from jaxseg.config import (
     default,
     field,
     find_config_file,
+    load_config,
     unknown_field,
+    use_mutual_learning,
     validate,
 )
 
@@ -28,12 +31,12 @@ def load_preset(path: Path, variant: str = ""):
     return module, module.get_config(variant)
 
 
-def changed(**fields):
-    config = default()
+def changed(config=None, **fields):
+    config = default() if config is None else config
     with config.unlocked():
         for path, value in fields.items():
-            section, _, leaf = path.rpartition("__")
-            (config[section] if section else config)[leaf] = value
+            section, _, leaf = path.replace("__", ".").rpartition(".")
+            (field(config, section) if section else config)[leaf] = value
     return config
 
 
@@ -80,6 +83,61 @@ def test_refusals_name_field_and_value(fields, words):
         validate(changed(**fields))
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"peers__teacher__model__name": "deeplab"}, ["config.peers.teacher.model.name is 'deeplab'", "deeplabv3"]),
+        ({"peers__teacher__model__output_stride": 4}, ["config.peers.teacher.model.output_stride is 4", "8, 16"]),
+        ({"peers__teacher__model__features": 8}, ["config.peers.teacher.model.features=8", "no effect", "'unet'"]),
+        ({"model__backbone": "resnet101"}, ["config.model.backbone=resnet101", "no effect", "'unet'"]),
+        ({"peers__teacher__optim__learning_rate": -1.0}, ["config.peers.teacher.optim.learning_rate is -1.0"]),
+        (
+            {"peers__teacher__loss__pool": "none"},
+            ["config.peers.teacher.loss.pool=none", "config.peers.teacher.loss.name"],
+        ),
+        ({"peers__teacher__loss__auxiliary_weight": 0.4}, ["config.peers.teacher.model.auxiliary=True"]),
+        ({"peers__teacher__frozen": True}, ["config.peers.teacher.frozen", "config.peers.teacher.model.init_from"]),
+        ({"peers__teacher__model__init_parts": "backbone"}, ["needs config.peers.teacher.model.init_from"]),
+        ({"model__init_parts": "backbone", "model__init_from": "x.pth"}, ["'backbone'", "'deeplabv3'"]),
+        ({"peer": "teacher"}, ["config.peers.teacher has the name of the reported peer"]),
+        ({"mutual__temperature": 0.0}, ["config.mutual.temperature is 0.0", "positive"]),
+        ({"mutual__form": "released", "mutual__temperature": 2.0}, ["config.mutual.temperature"]),
+        ({"mutual__form": "js"}, ["config.mutual.form is 'js'", "kl, released"]),
+        ({"mutual__weight": -0.5}, ["config.mutual.weight is -0.5"]),
+    ],
+)
+def test_refusals_of_peers_name_field_and_value(fields, words):
+    config = default()
+    use_mutual_learning(config)
+    with pytest.raises(InputError) as caught:
+        validate(changed(config, **fields))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_mutual_fields_without_peers_are_refused():
+    with pytest.raises(InputError, match=r"config.mutual.weight=0.5 has no effect: there are no further peers"):
+        validate(changed(mutual__weight=0.5))
+
+
+def test_fields_of_peers_are_known_from_the_experiment_file():
+    config = default()
+    use_mutual_learning(config)
+    assert "Did you mean" in str(unknown_field("peers.teacher.optim.learning_rat", config))
+    message = str(unknown_field("peers.teecher.optim.learning_rate", config))
+    assert "no such peer; config.peers holds teacher" in message
+    with pytest.raises(InputError, match=r"config.peers.teacher.frozzen: there is no such field"):
+        cli.parse_flags(["main", "--config=configs/mutual_voc.py", "--config.peers.teacher.frozzen=True"])
+
+
+def test_a_stored_config_comes_back_with_its_peers(tmp_path):
+    config = default()
+    use_mutual_learning(config)
+    config.peers.teacher.optim.learning_rate = 0.5
+    (tmp_path / "config.json").write_text(json.dumps({"config": config.to_dict()}))
+    assert load_config(tmp_path) == config
 
 
 def test_devices_must_divide_the_batch():

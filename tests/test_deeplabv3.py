@@ -226,6 +226,26 @@ def test_bfloat16_computes_low_and_keeps_float32():
     assert sum("bf16[" in line for line in products) > 20
 
 
+@pytest.mark.usefixtures("four_devices")
+def test_batch_norm_is_synchronised_everywhere():
+    """Statistics of a training pass on four devices are those of one, in every layer; then the logits are, too."""
+    image = jnp.asarray(np.random.default_rng(0).random((8, 32, 32, 3)), jnp.float32)
+    fields = SMALL | {"auxiliary": True, "dropout": 0.0}
+    variables = small_variables(auxiliary=True)
+
+    def apply(image, axis_name=None):
+        model = DeepLabV3(**fields, axis_name=axis_name)
+        rngs = {"dropout": jax.random.key(0)}
+        return model.apply(variables, image, train=True, mutable=["batch_stats"], rngs=rngs)
+
+    logits, stats = jax.jit(apply)(image)
+    parted = jax.pmap(functools.partial(apply, axis_name="batch"), axis_name="batch")
+    four_logits, four_stats = parted(image.reshape(4, 2, 32, 32, 3))
+    np.testing.assert_allclose(four_logits.reshape(logits.shape), logits, atol=1e-3)
+    assert set(stats["batch_stats"]) == {"backbone", "aspp", "conv", "auxiliary"}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[3], b, rtol=1e-3, atol=1e-5), four_stats, stats)
+
+
 def test_normalisation_is_of_the_model():
     """torchvision's mean and std for its weights; the batch stays in [0, 1]."""
     image = jnp.asarray(np.random.default_rng(0).random((1, 32, 32, 3)), jnp.float32)

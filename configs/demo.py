@@ -8,11 +8,11 @@ Expected:  mean IoU 0.679, accuracy 0.941 (results/demo). By colour alone 0.263 
            0.039 and 0.355 (scripts/colour_baseline.py).
 """
 
-from jaxseg.config import check_variant, default, use_rmi
+from jaxseg.config import check_variant, default, use_mutual_learning, use_rmi
 
 
 def get_config(variant: str = ""):
-    check_variant(variant, ("rmi",))
+    check_variant(variant, ("rmi", "mutual"))
     config = default()
     config.data.name = "synthetic"
     config.data.resize = "shorter_side"  # 256×128 scenes to 192×96
@@ -27,4 +27,10 @@ def get_config(variant: str = ""):
     config.eval.batch_size = 16
     if variant == "rmi":
         use_rmi(config)
+    if variant == "mutual":
+        use_mutual_learning(config)
+        config.model.features = 8
+        config.train.epochs = config.eval.every_epochs = 10
+        config.peers.teacher.model.update({"backbone": "resnet14", "stem_features": 8})
+        config.peers.teacher.optim.update(config.optim)
     return config

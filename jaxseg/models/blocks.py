@@ -8,6 +8,7 @@ float32 whatever the compute dtype. Sources: PyTorch's documentation of `Conv2d`
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Dtype
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
@@ -206,10 +207,23 @@ def max_pool_3x3(x: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 def upsample(x: Float[ArrayLike, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
-    """Bilinear, half-pixel centres, in float32: `torch.nn.functional.interpolate(align_corners=False)`."""
-    shape = (x.shape[0], *size, x.shape[-1])
-    # Full precision: on GPUs and TPUs the products would otherwise round every logit to TF32 or bfloat16.
-    return jax.image.resize(at_least_float32(x), shape, "bilinear", antialias=False, precision="highest")
+    """Bilinear, half-pixel centres, in float32: `torch.nn.functional.interpolate(align_corners=False)`.
+
+    Two matrix products, first along rows, that need no transposed copies; `jax.image.resize` makes several of the large
+    map. Full precision: in TF32 or bfloat16, as GPUs and TPUs multiply by default, every logit would be rounded.
+    """
+    x = at_least_float32(x)
+    (b, h, w, c), (rows, columns) = x.shape, size
+    along_rows, down_columns = (jnp.asarray(bilinear_weights(*n), x.dtype) for n in ((w, columns), (h, rows)))
+    x = jnp.matmul(along_rows, x, precision="highest")  # [b, h, columns, c]
+    x = jnp.matmul(down_columns, x.reshape(b, h, columns * c), precision="highest")
+    return x.reshape(b, rows, columns, c)
+
+
+def bilinear_weights(n: int, m: int) -> np.ndarray:
+    """[m, n]: output i is read at (i + ½) n/m - ½, clamped to the centres of the first and last input."""
+    at = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)))
 
 
 def normalize(image: Float[ArrayLike, "b h w 3"], mean: tuple, std: tuple) -> Float[Array, "b h w 3"]:

@@ -20,7 +20,7 @@ from jaxseg.config import InputError, check_devices, load_config, peer_sections,
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
 from jaxseg.models import SIZE_MULTIPLE_PX
-from jaxseg.peers import create_peers
+from jaxseg.peers import create_peers, without_init
 from jaxseg.results import provenance, scores, write_json
 from jaxseg.step import Peers
 
@@ -74,10 +74,7 @@ def score_checkpoint(config: ConfigDict, workdir: Path, which: str) -> dict:
     prepared = prepare(config.data)
     manager = checkpoint.open_manager(workdir, config.checkpoint, read_only=True)
     step = checkpoint.find_step(manager, which)
-    shapes = config.copy_and_resolve_references()
-    for section in peer_sections(shapes).values():
-        section.model.init_from = ""  # all of it is replaced by the checkpoint
-    peers, _ = create_peers(shapes, num_classes=prepared.labels.num_classes, steps=1)
+    peers, _ = create_peers(without_init(config), num_classes=prepared.labels.num_classes, steps=1)
     peers = checkpoint.restore(manager, step, peers)
     eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
     evaluation = evaluate(eval_step, parallel.replicate(peers), prepared, config)

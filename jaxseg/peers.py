@@ -46,6 +46,14 @@ def create_peers(
     return peers, losses
 
 
+def without_init(config: ConfigDict) -> ConfigDict:
+    """A copy that starts from fresh weights: where a checkpoint replaces them, their files need not be there any more."""
+    config = config.copy_and_resolve_references()
+    for section in peer_sections(config).values():
+        section.model.init_from = ""
+    return config
+
+
 def first_variables(model, section: ConfigDict, *, seed: int, report: Callable[[str], None] | None) -> dict:
     """Fresh variables, or those of a file of weights, or of the best checkpoint of a run. Raises InputError."""
     folder = Path(section.init_from).expanduser()

@@ -19,7 +19,7 @@ from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
 from jaxseg.evaluate import Evaluation, evaluate
 from jaxseg.log import Log
-from jaxseg.peers import create_peers
+from jaxseg.peers import create_peers, without_init
 from jaxseg.report import prediction_figure
 from jaxseg.results import provenance, scores, write_json
 
@@ -53,18 +53,17 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         config.train.epochs, images=prepared.images("train"), batch_size=config.train.batch_size
     )
     last_step = min(config.train.max_steps or schedule_steps, schedule_steps)
-    weights = {}
-    peers, losses = create_peers(
-        config,
-        num_classes=prepared.labels.num_classes,
-        steps=schedule_steps,
-        report=lambda peer, line: weights.setdefault(peer, []).append(line),
-    )
-    describe(console, config, prepared, peers, last_step, workdir)
-    tell_weights(console, workdir, weights)
 
     with checkpoint.open_manager(workdir, config.checkpoint) as manager:
-        start = manager.latest_step() or 0
+        start, weights = manager.latest_step() or 0, {}
+        peers, losses = create_peers(
+            without_init(config) if start else config,
+            num_classes=prepared.labels.num_classes,
+            steps=schedule_steps,
+            report=lambda peer, line: weights.setdefault(peer, []).append(line),
+        )
+        describe(console, config, prepared, peers, last_step, workdir)
+        tell_weights(console, workdir, weights)
         if start:
             peers = checkpoint.restore(manager, start, peers)
             console.print(f"going on from step {start:,}", soft_wrap=True)
@@ -117,6 +116,8 @@ def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
     if path.exists():
         stored, data = load_config(workdir), json.loads(path.read_text()).get("data")
         lines = differences(stored, config)
+        if not any((workdir / "checkpoints").glob("[0-9]*")):  # a start from weights that could not be read
+            lines = [line for line in lines if ".init_" not in line.split(":")[0]]
         if data != prepared.fingerprint:
             lines.append(f"the prepared data: fingerprint {data} there, {prepared.fingerprint} now")
         if lines:

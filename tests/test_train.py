@@ -258,6 +258,9 @@ def test_a_run_teaches_the_next(tiny, tmp_path):
     teacher.frozen, teacher.model.features, teacher.model.init_from = True, 4, str(tmp_path / "first")
     results = train_and_evaluate(second, tmp_path / "second")
     assert list(results["peers"]) == ["student", "teacher"]
+    (tmp_path / "first").rename(tmp_path / "elsewhere")  # a run goes on without what it started from
+    assert train_and_evaluate(second, tmp_path / "second")["peers"] == results["peers"]
+    (tmp_path / "elsewhere").rename(tmp_path / "first")
     line = lines(tmp_path / "second/train.jsonl")[-1]
     assert line["student/kl"] > 0
     assert not [key for key in line if key.startswith("teacher")]
@@ -301,6 +304,18 @@ def test_a_teacher_that_does_not_fit_is_refused(tiny, tmp_path):
     teacher.model.init_from = str(tmp_path / "first")
     with pytest.raises(InputError, match=r"checkpoints: there is no checkpoint"):
         create_peers(tiny, num_classes=11, steps=1)
+
+
+def test_weights_that_could_not_be_read_do_not_claim_the_folder(tiny, tmp_path):
+    tiny.train.max_steps = 1
+    tiny.model.init_from = "missing.npz"
+    with pytest.raises(InputError, match=r"missing\.npz: there is no such file"):
+        train_and_evaluate(tiny, tmp_path / "run")
+    tiny.model.init_from = ""
+    assert train_and_evaluate(tiny, tmp_path / "run")["step"] == 1
+    tiny.model.init_from = "missing.npz"
+    with pytest.raises(InputError, match=r"config.model.init_from: '' there, 'missing.npz' now"):
+        train_and_evaluate(tiny, tmp_path / "run")
 
 
 def test_other_peers_are_refused_with_the_difference(tiny, tmp_path):

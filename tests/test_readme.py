@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxseg.config import all_fields, default
+from jaxseg.config import all_fields, default, use_mutual_learning
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -34,7 +34,9 @@ def test_files_exist(path):
 
 @pytest.mark.parametrize("name", found(r"config\.([a-z_]+(?:\.[a-z_]+)?)\b(?!\.py|\.json|\.field)"))
 def test_fields_exist(name):
-    fields = all_fields(default())
+    config = default()
+    use_mutual_learning(config)  # the README speaks of config.peers.teacher
+    fields = all_fields(config)
     assert name in {"field", "py", "json"} or name in fields or any(f.startswith(f"{name}.") for f in fields)
 
 

@@ -5,8 +5,9 @@ background, renamed into place when whole; the latest k and the best one are kep
 not stopped: the step number fixes data order and randomness.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import absl.logging
@@ -63,16 +64,11 @@ def restore(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:
     for name, peer in peers.items():
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _saved(peer))
         items[name] = ocp.args.StandardRestore(shapes)
-    try:
+    with _named_errors(manager, step, f"peers {', '.join(peers)} of the run's config"):
         restored = manager.restore(step, args=ocp.args.Composite(**items))
         restored = {name: peer.replace(**restored[name]) for name, peer in peers.items()}
         jax.tree.map_with_path(_check_leaf, restored, peers)  # orbax itself lets other shapes pass
-        return restored
-    except (ValueError, KeyError, OSError) as error:
-        raise InputError(
-            f"{manager.directory / str(step)}: this checkpoint cannot be read as peers {', '.join(peers)} of the run's config"
-            f" ({type(error).__name__}: {str(error)[:600]})."
-        ) from error
+    return restored
 
 
 def restore_variables(workdir: Path, config: ConfigDict, target: dict, *, report: Callable | None = None) -> dict:
@@ -82,17 +78,24 @@ def restore_variables(workdir: Path, config: ConfigDict, target: dict, *, report
         step = find_step(manager, "last" if manager.best_step() is None else "best")
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
         item = {config.peer: ocp.args.PyTreeRestore(shapes, partial_restore=True)}
-        try:
+        with _named_errors(manager, step, f"peer {config.peer} of this network"):
             restored = manager.restore(step, args=ocp.args.Composite(**item))[config.peer]
             jax.tree.map_with_path(_check_leaf, restored, target)
-        except (ValueError, KeyError, OSError) as error:
-            raise InputError(
-                f"{manager.directory / str(step)}: peer {config.peer} cannot be read as this network"
-                f" ({type(error).__name__}: {str(error)[:600]})."
-            ) from error
     for path, leaf in jax.tree.leaves_with_path(restored) if report is not None else ():
         report(f"loaded   step {step} {jax.tree_util.keystr(path, simple=True, separator='/')} {list(leaf.shape)}")
     return restored
+
+
+@contextlib.contextmanager
+def _named_errors(manager: ocp.CheckpointManager, step: int, what: str) -> Iterator[None]:
+    """What orbax and `_check_leaf` raise, as an InputError naming the checkpoint."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{manager.directory / str(step)}: this checkpoint cannot be read as {what}"
+            f" ({type(error).__name__}: {str(error)[:600]})."
+        ) from error
 
 
 def _check_leaf(path, saved: np.ndarray, wanted: np.ndarray) -> None:

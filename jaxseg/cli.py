@@ -66,7 +66,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         if match := re.match(r"(--?config)=(.*)", argument):
             argv[position] = f"{match[1]}={find_config_file(match[2])}"
             config = try_config_file(argv[position].split("=", 1)[1])
-    config = config if isinstance(config, ConfigDict) else default()
+    config = default() if config is None else config
     for argument in argv:
         if (match := re.match(r"--?config\.([^=]+)", argument)) and match[1] not in all_fields(config):
             raise unknown_field(match[1], config)
@@ -87,8 +87,13 @@ def try_config_file(path: str) -> ConfigDict:
     """Runs an experiment file ahead of absl, which would bury its errors. Raises InputError."""
     name, colon, variant = path.partition(":")
     try:
-        return runpy.run_path(name)["get_config"](*([variant] if colon else []))
+        config = runpy.run_path(name)["get_config"](*([variant] if colon else []))
     except InputError:
         raise
     except Exception as error:  # whatever a user's file raises
         raise InputError(f"{name}: cannot be used as an experiment file ({type(error).__name__}: {error}).") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"{name}: get_config returned a {type(config).__name__}; expected an ml_collections ConfigDict."
+        )
+    return config

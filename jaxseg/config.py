@@ -79,10 +79,8 @@ def default_model() -> ConfigDict:
     model.auxiliary = False  # deeplabv3: a second head on stage 3 while training
     model.normalize = "none"  # what images in [0, 1] become: none (code) | imagenet, as torchvision's weights want it
     model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters and BatchNorm statistics are float32
-    model.remat = False  # compute the inside of blocks again in the backward pass: less memory, a third more time
-    model.init_from = (
-        ""  # weights to start from: .pth, .pt, .safetensors, .npz, or a run's folder (its best checkpoint)
-    )
+    model.remat = False  # compute the inside of blocks again in the backward pass: less memory, a forward pass more
+    model.init_from = ""  # start from: .pth, .pt, .safetensors or .npz, or the best checkpoint of a run's folder
     model.init_parts = "all"  # of init_from: all | all_but_head | backbone (deeplabv3; also of an ImageNet ResNet)
     return model
 
@@ -124,6 +122,11 @@ def add_peer(config: ConfigDict, name: str) -> ConfigDict:
 def peer_sections(config: ConfigDict) -> dict[str, ConfigDict]:
     """Peer -> what holds its model, loss and optim; the reported one first."""
     return {config.peer: config} | {name: config.peers[name] for name in config.peers}
+
+
+def section_path(config: ConfigDict, name: str) -> str:
+    """Where a peer's section is, as a user types it: config or config.peers.NAME."""
+    return "config" if name == config.peer else f"config.peers.{name}"
 
 
 def is_frozen(config: ConfigDict, name: str) -> bool:
@@ -211,13 +214,14 @@ def validate(config: ConfigDict) -> None:
             raise InputError(f"config.{path} is {value}; expected at least {least}.")
     for name in (config.peer, *config.peers):
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-            raise InputError(f"config.peer is {name!r}; it names a folder: letters, digits and _ only.")
-    for name, section in peer_sections(config).items():
-        where = "config" if name == config.peer else f"config.peers.{name}"
-        _validate_sizes(config.data, section.model, where)
-        _validate_model(section.model, where)
-        _validate_loss(section, where, crop_px=config.data.crop_px)
+            raise InputError(
+                f"a peer is named {name!r} (config.peer, config.peers); it names a folder: letters, digits and _ only."
+            )
     _validate_data(config)
+    for name, section in peer_sections(config).items():
+        where = section_path(config, name)
+        _validate_model(section.model, where, crop_px=config.data.crop_px)
+        _validate_loss(section, where, crop_px=config.data.crop_px)
     _validate_mutual(config)
     if config.train.batch_size % config.train.accumulate_steps:
         raise InputError(
@@ -237,21 +241,13 @@ def of_all_peers(table: dict, config: ConfigDict) -> dict:
     return table | {f"peers.{name}.{path}": value for name in config.peers for path, value in of_a_peer.items()}
 
 
-def _validate_sizes(data: ConfigDict, model: ConfigDict, where: str) -> None:
-    if data.resize != "none" and data.crop_px > data.size_px:
+def _validate_model(model: ConfigDict, where: str, *, crop_px: int) -> None:
+    if model.name == "unet" and crop_px % UNET_MULTIPLE_PX:
+        below = crop_px // UNET_MULTIPLE_PX * UNET_MULTIPLE_PX
         raise InputError(
-            f"config.data.crop_px={data.crop_px} is larger than the resized image (config.data.size_px={data.size_px});"
-            " crop at most the size."
-        )
-    if model.name == "unet" and data.crop_px % UNET_MULTIPLE_PX:
-        below = data.crop_px // UNET_MULTIPLE_PX * UNET_MULTIPLE_PX
-        raise InputError(
-            f"config.data.crop_px={data.crop_px} does not suit {where}.model.name='unet', which halves the image four"
+            f"config.data.crop_px={crop_px} does not suit {where}.model.name='unet', which halves the image four"
             f" times; use a multiple of {UNET_MULTIPLE_PX}, for instance {below} or {below + UNET_MULTIPLE_PX}."
         )
-
-
-def _validate_model(model: ConfigDict, where: str) -> None:
     for network, names in OF_ONE_MODEL.items():
         for name in names if network != model.name else ():
             if model[name] != default_model()[name]:
@@ -281,15 +277,21 @@ def _validate_mutual(config: ConfigDict) -> None:
                 " start from configs/mutual_*.py, or drop it."
             )
     for name in config.peers:
-        if config.peers[name].frozen and not config.peers[name].model.init_from:
+        model, frozen = config.peers[name].model, config.peers[name].frozen
+        if frozen and (not model.init_from or model.init_parts != "all"):
             raise InputError(
-                f"config.peers.{name}.frozen=True: a teacher that is not trained needs trained weights;"
-                f" give config.peers.{name}.model.init_from, a run's folder or a file of weights."
+                f"config.peers.{name}.frozen=True: a teacher that is not trained needs trained weights, all of them;"
+                f" give config.peers.{name}.model.init_from, a run's folder or a file of weights, with init_parts='all'."
             )
 
 
 def _validate_data(config: ConfigDict) -> None:
     data = config.data
+    if data.resize != "none" and data.crop_px > data.size_px:
+        raise InputError(
+            f"config.data.crop_px={data.crop_px} is larger than the resized image (config.data.size_px={data.size_px});"
+            " crop at most the size."
+        )
     for name in ("download", "trainaug"):
         if data[name] and data.name != "voc2012":
             raise InputError(f"config.data.{name}=True is for config.data.name='voc2012' only; it is {data.name!r}.")

@@ -12,7 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxseg import checkpoint
-from jaxseg.config import InputError, is_frozen, load_config, peer_sections
+from jaxseg.config import InputError, is_frozen, load_config, peer_sections, section_path
 from jaxseg.losses import LossFn, make_loss
 from jaxseg.models import initial_variables, make_model
 from jaxseg.optim import make_optimizer
@@ -36,8 +36,8 @@ def create_peers(
         try:
             variables = first_variables(model, section.model, seed=seed, report=say)
         except InputError as error:
-            where = "config" if name == config.peer else f"config.peers.{name}"
-            raise InputError(f"{where}.model.init_from={section.model.init_from}: {error}") from error
+            where = f"{section_path(config, name)}.model.init_from={section.model.init_from}"
+            raise InputError(f"{where}: {error}") from error
         frozen = is_frozen(config, name)
         tx = optax.identity() if frozen else make_optimizer(section.optim, steps=steps)
         peers[name] = create_peer(model, tx, variables)

@@ -115,9 +115,12 @@ def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
     path = workdir / "config.json"
     if path.exists():
         stored, data = load_config(workdir), json.loads(path.read_text()).get("data")
-        lines = differences(stored, config)
+        changed = differences(stored, config)
         if not any((workdir / "checkpoints").glob("[0-9]*")):  # a start from weights that could not be read
-            lines = [line for line in lines if ".init_" not in line.split(":")[0]]
+            changed = {
+                f: line for f, line in changed.items() if not f.endswith(("model.init_from", "model.init_parts"))
+            }
+        lines = list(changed.values())
         if data != prepared.fingerprint:
             lines.append(f"the prepared data: fingerprint {data} there, {prepared.fingerprint} now")
         if lines:
@@ -128,17 +131,17 @@ def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
     write_json(path, {"config": config.to_dict(), "data": prepared.fingerprint})
 
 
-def differences(stored: ConfigDict, config: ConfigDict) -> list[str]:
-    """A line for every field that would make it another run."""
+def differences(stored: ConfigDict, config: ConfigDict) -> dict[str, str]:
+    """Of every field that would make it another run, a line that shows both values."""
     there, now = ({f: repr(field(c, f)) for f in all_fields(c)} for c in (stored, config))
     may_change = MAY_CHANGE
     if all(section.optim.schedule == "constant" for section in peer_sections(config).values()):
         may_change += ("train.epochs",)
-    return [
-        f"config.{f}: {there.get(f, 'no such peer')} there, {now.get(f, 'no such peer')} now"
+    return {
+        f: f"config.{f}: {there.get(f, 'no such peer')} there, {now.get(f, 'no such peer')} now"
         for f in there | now
         if not f.startswith(may_change) and there.get(f) != now.get(f)
-    ]
+    }
 
 
 def tell_weights(console: Console, workdir: Path, weights: dict[str, list[str]]) -> None:

@@ -13,7 +13,7 @@ from jaxseg.config import InputError, default
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import NORMALIZE, DeepLabV3, UNet, initial_variables, make_model
 from jaxseg.models.blocks import convolve, max_pool_3x3, upsample
-from jaxseg.models.resnet import plan
+from jaxseg.models.resnet import DEPTHS, plan
 from jaxseg.models.torch_weights import deeplabv3_from_torch, deeplabv3_moves, read_state_dict, unet_from_torch
 
 SMALL = {"num_classes": 3, "backbone": "resnet14", "stem_features": 4}
@@ -77,6 +77,43 @@ def test_a_training_pass_is_pytorchs(recorded):
     assert len(theirs) == len(recorded["grad_norms"])
     assert np.linalg.norm(ours - theirs) < 5e-3 * np.linalg.norm(theirs)
     np.testing.assert_allclose(ours, theirs, rtol=1.5e-2)
+
+
+@pytest.mark.parametrize(("backbone", "output_stride"), [("resnet14", 8), ("resnet14", 16), ("resnet50", 8)])
+def test_formulas_are_pytorchs_in_float64(backbone, output_stride):
+    """Where PyTorch is installed: a training pass of narrow networks in float64 on both sides, where rounding hides nothing."""
+    torch = pytest.importorskip("torch")
+    from scripts.torch_deeplabv3 import TorchDeepLabV3
+
+    torch.manual_seed(0)
+    theirs = TorchDeepLabV3(3, backbone, 4, output_stride, dropout=0.0).double()
+    rng = np.random.default_rng(0)
+    image, label = rng.random((2, 65, 97, 3)), rng.integers(3, size=(2, 65, 97))
+    state_dict = {name: tensor.numpy().copy() for name, tensor in theirs.state_dict().items()}
+    logits = theirs(torch.tensor(image).permute(0, 3, 1, 2))
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(label))
+    loss.backward()
+    with jax.enable_x64(True):
+        moved = deeplabv3_from_torch(state_dict)
+        variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), moved)
+        ours = DeepLabV3(3, backbone, 4, output_stride, dropout=0.0, dtype=jnp.float64)
+
+        def compute(params):
+            inputs = {"params": params, "batch_stats": variables["batch_stats"]}
+            found, _ = ours.apply(inputs, jnp.asarray(image), train=True, mutable=["batch_stats"])
+            return cross_entropy(found, label, np.ones(label.shape, bool)).mean(), found
+
+        (value, found), grads = jax.jit(jax.value_and_grad(compute, has_aux=True))(variables["params"])
+    np.testing.assert_allclose(value, loss.item(), rtol=1e-9)
+    np.testing.assert_allclose(found, logits.detach().permute(0, 2, 3, 1), rtol=1e-7, atol=1e-8)
+    grads, parameters = traverse_util.flatten_dict(grads), dict(theirs.named_parameters())
+    for m in deeplabv3_moves(DEPTHS[backbone], auxiliary=False):
+        if m.collection == "params":
+            wanted = parameters[m.torch_name].grad.numpy()
+            wanted = wanted.transpose(m.axes) if m.axes else wanted
+            assert np.linalg.norm(np.asarray(grads[m.path]) - wanted) < 1e-6 * np.linalg.norm(wanted) + 1e-12, (
+                m.torch_name
+            )
 
 
 # ---- Layers
@@ -356,8 +393,11 @@ def test_every_mistake_is_named(state_dict, variables):
         deeplabv3_from_torch({"conv.weight": np.zeros((3, 4, 1, 1))}, target=target)
     with pytest.raises(InputError, match="these weights are not those of the study's U-Net: missing: "):
         unet_from_torch(state_dict)
-    with pytest.raises(InputError, match="parts='head' of a DeepLabV3; expected all or all_but_head or backbone"):
+    with pytest.raises(InputError, match="parts='head'; expected all or all_but_head or backbone"):
         deeplabv3_from_torch(state_dict, parts="head")
+    for from_torch in (deeplabv3_from_torch, unet_from_torch):
+        with pytest.raises(InputError, match="parts='all_but_head' leaves tensors to be taken from target"):
+            from_torch(state_dict, parts="all_but_head")
 
 
 def test_another_depth_is_named(state_dict):

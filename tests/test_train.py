@@ -290,7 +290,7 @@ def test_a_teacher_that_does_not_fit_is_refused(tiny, tmp_path):
         create_peers(tiny, num_classes=11, steps=1)
     teacher.model.features = 4
     with pytest.raises(
-        InputError, match=r"peer unet cannot be read as this network .*float32\[11\] there, float32\[7\]"
+        InputError, match=r"cannot be read as peer unet of this network .*float32\[11\] there, float32\[7\]"
     ):
         create_peers(tiny, num_classes=7, steps=1)
     teacher.model.init_from = str(tmp_path / "nowhere")

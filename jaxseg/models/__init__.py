@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxseg.models.deeplabv3 import DeepLabV3
-from jaxseg.models.torch_weights import Report, deeplabv3_from_torch, unet_from_torch
+from jaxseg.models.torch_weights import START_PX, Report, deeplabv3_from_torch, unet_from_torch
 from jaxseg.models.unet import LEVELS, UNet
 
 __all__ = ["SIZE_MULTIPLE_PX", "DeepLabV3", "UNet", "initial_variables", "make_model"]
@@ -16,7 +16,6 @@ NORMALIZE = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-START_PX = 64  # side of the image that shapes are found with
 
 
 def make_model(model: ConfigDict, *, num_classes: int, axis_name: str | None) -> UNet | DeepLabV3:

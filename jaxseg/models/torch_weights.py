@@ -24,6 +24,7 @@ from jaxseg.models.unet import LEVELS, UNet
 StateDict = Mapping[str, np.ndarray]
 Report = Callable[[str], None]
 
+START_PX = 2**LEVELS  # side of the image that variables are made with: the smallest that every network takes
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
 
 
@@ -118,13 +119,11 @@ def unet_from_torch(
     "all_but_head": the head as in `target`; report, called with a line for every tensor.
     Returns {"params": …, "batch_stats": …}. Raises InputError naming leftover, missing and misshapen tensors.
     """
-    state_dict = _mapping(state_dict)
+    state_dict, fresh = _mapping(state_dict), {"all": (), "all_but_head": ("conv.",)}
+    _check_parts(parts, fresh, target)
     if target is None:
         features, classes = (_size_of(state_dict, name) for name in ("encoder1.enc1conv1.weight", "conv.weight"))
         target = shapes_of(UNet(classes or 1, features or 1))
-    fresh = {"all": (), "all_but_head": ("conv.",)}
-    if parts not in fresh:
-        raise InputError(f"parts={parts!r} of a U-Net; expected {' or '.join(fresh)}.")
     return move(
         state_dict, unet_moves(), target=target, architecture="the study's U-Net", fresh=fresh[parts], report=report
     )
@@ -148,8 +147,7 @@ def deeplabv3_from_torch(
     state_dict = _mapping(state_dict)
     heads = ("classifier.4.", "aux_classifier.4.")
     fresh = {"all": (), "all_but_head": heads, "backbone": ("classifier.", "aux_classifier.")}
-    if parts not in fresh:
-        raise InputError(f"parts={parts!r} of a DeepLabV3; expected {' or '.join(fresh)}.")
+    _check_parts(parts, fresh, target)
     if parts == "backbone":
         bare = not any(name.startswith("backbone.") for name in state_dict)
         state_dict = {f"backbone.{name}" if bare else name: array for name, array in state_dict.items()}
@@ -171,6 +169,13 @@ def _mapping(state_dict: StateDict | str | Path) -> StateDict:
     return read_state_dict(state_dict) if isinstance(state_dict, str | Path) else state_dict
 
 
+def _check_parts(parts: str, known: Mapping, target: Mapping | None) -> None:
+    if parts not in known:
+        raise InputError(f"parts={parts!r}; expected {' or '.join(known)}.")
+    if parts != "all" and target is None:
+        raise InputError(f"parts={parts!r} leaves tensors to be taken from target; give it.")
+
+
 def _size_of(state_dict: StateDict, name: str) -> int:
     """Output channels of the convolution `name`; 0 where it is not there."""
     return int(np.shape(state_dict[name])[0]) if np.ndim(state_dict.get(name)) else 0
@@ -190,9 +195,7 @@ def _depths_of(backbone: Mapping) -> list[int]:
 
 def shapes_of(network: nn.Module) -> dict:
     """The network's variables as shapes, without computing any."""
-    size = 2**LEVELS
-    image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), image)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, START_PX, START_PX, 3), np.float32))
     return {collection: shapes[collection] for collection in ("params", "batch_stats")}
 
 

@@ -20,8 +20,13 @@ AXIS = "batch"
 
 def compile_train_step(*, losses: Mapping, seed: int, accumulate_steps: int):
     """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused."""
-    step = functools.partial(train_step, losses=losses, seed=seed, accumulate_steps=accumulate_steps, axis_name=AXIS)
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,))
+
+    def step(seed, peers, batch):
+        return train_step(peers, batch, losses=losses, seed=seed, accumulate_steps=accumulate_steps, axis_name=AXIS)
+
+    # An argument, not a constant of the program: one entry of JAX's compilation cache then serves every seed.
+    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), donate_argnums=(1,))
+    return functools.partial(compiled, np.uint32(seed))
 
 
 def compile_eval_step(*, num_classes: int):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax.training import train_state
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxseg.losses import LossFn
 from jaxseg.metrics import confusion_matrix
@@ -39,7 +40,7 @@ def create_peer(model, tx: optax.GradientTransformation, variables: Mapping) -> 
 
 
 def train_step(
-    peers: Peers, batch: Batch, *, losses: Mapping[str, LossFn], seed: int, accumulate_steps: int, axis_name: str
+    peers: Peers, batch: Batch, *, losses: Mapping[str, LossFn], seed: ArrayLike, accumulate_steps: int, axis_name: str
 ) -> tuple[Peers, dict[str, jax.Array]]:
     """One update of all peers that have a loss, from one global batch; a peer without one is a teacher, held fixed.
 

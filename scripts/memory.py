@@ -54,7 +54,7 @@ def needed_bytes(config, batch_size: int) -> int:
     }
     peers, batch = jax.tree.map(on_devices, (jax.eval_shape(init), batch))
     step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
-    memory = step.lower(peers, batch).compile().memory_analysis()
+    memory = step.func.lower(*step.args, peers, batch).compile().memory_analysis()
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     return total - memory.alias_size_in_bytes
 

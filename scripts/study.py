@@ -1,0 +1,242 @@
+"""Makes the runs of a study, one after the other, and keeps a JSON of each.
+
+    python -m scripts.study --preset=demo|cpu|ablation|gpu [--plan=FILE.toml] [--source=camvid=FOLDER …] [--shard=i/n]
+                            [--dry_run] [--output=results/study]
+
+A run that has its JSON in OUTPUT/PLAN is skipped, a half run goes on from its last checkpoint, so the same command again
+finishes what is left. `--shard=0/2` and `--shard=1/2`, on one machine or on two that share the folder, split the plan.
+The JSON holds scores, confusion matrix, curves, command, commit, versions, device, wall time and the data's fingerprint;
+`python -m jaxseg.report` makes tables and figures of them. Data sets are prepared first, from --source or as prepared
+before. Exit status: 0 all done, 1 a run failed (its log is named), 2 the plan or its data cannot be used.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from jaxseg.cli import EXIT_INPUT, EXIT_NONFINITE
+from jaxseg.config import InputError
+from jaxseg.data.prepare import prepare
+from jaxseg.results import write_json
+from scripts.plan import Plan, Run, read_plan
+
+PLANS = Path(__file__).parents[1] / "configs" / "study"
+CURVE_POINTS = 100  # of a training curve: means over as many stretches of steps
+POLL_S = 0.5
+COMPILED = Path("runs") / "study" / "compiled"  # seeds share their programs; the numbers are the same, bit for bit
+
+
+class Progress:
+    """The table that grows: a row per model and data set, a column per seed."""
+
+    def __init__(self, plan: Plan, console: Console):
+        self.plan, self.console, self.cells = plan, console, {}
+
+    def __rich__(self) -> Table:
+        seeds = sorted({run.seed for run in self.plan.runs})
+        table = Table(title=f"{self.plan.name}: mean IoU, seed by seed", title_justify="left")
+        table.add_column("data set, protocol, arm", overflow="fold")
+        for seed in seeds:
+            table.add_column(str(seed), justify="right")
+        for cell in dict.fromkeys(run.cell for run in self.plan.runs):
+            table.add_row(cell.replace("-", ", "), *(self.cells.get(f"{cell}-seed{seed}", "") for seed in seeds))
+        return table
+
+    def show(self, run: Run, text: str, *, line: bool = True) -> None:
+        self.cells[run.name] = text
+        if line and not self.console.is_terminal:
+            self.console.print(f"{time.strftime('%H:%M:%S')} {run.name}: {text}", highlight=False, soft_wrap=True)
+
+
+def shard_of(plan: Plan, index: int, count: int) -> list[Run]:
+    """Every count-th run; one that starts from another's weights goes where that one is."""
+    place = {}
+    for run in (run for run in plan.runs if not run.starts_from):
+        place[run.name] = len(place) % count
+    for run in (run for run in plan.runs if run.starts_from):
+        place[run.name] = place.get(run.workdir.parent.joinpath(Path(run.fields["model.init_from"])).name, 0)
+    first = [run for run in plan.runs if not run.starts_from]
+    return [run for run in first + [r for r in plan.runs if r.starts_from] if place[run.name] == index]
+
+
+def make(run: Run, output: Path, progress: Progress) -> bool:
+    """Trains one run, or goes on with it, and writes its JSON. False where it failed."""
+    target = output / f"{run.name}.json"
+    if target.exists():
+        return skip(run, target, progress)
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    resumed = (run.workdir / "config.json").exists()
+    with the_only_one(run, progress) as lock, (run.workdir.parent / f"{run.name}.log").open("ab") as log:
+        if target.exists():  # made by another process while this one waited
+            return skip(run, target, progress)
+        began = log.tell()
+        environment = {"JAX_COMPILATION_CACHE_DIR": str(COMPILED.absolute()), **os.environ}
+        child = subprocess.Popen(
+            [sys.executable, "-m", "jaxseg.main", *run.flags()],
+            stdout=log, stderr=log, env=environment, pass_fds=[lock],
+        )  # fmt: skip
+        progress.show(run, "going on" if resumed else "begun")
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(POLL_S)
+                break
+            progress.show(run, status_of(Path(log.name), began), line=False)
+    if child.returncode == 0:
+        results = json.loads((run.workdir / "results.json").read_text())
+        content = {"study": described(run), "resumed": resumed, "curves": curves(run.workdir, results["reported_peer"])}
+    elif child.returncode == EXIT_NONFINITE:  # as much a result as a score
+        said = Path(log.name).read_bytes()[began:].decode().strip().splitlines()[-1]
+        content, results = {"study": described(run), "failed": said}, {"peers": {}}
+    else:
+        progress.show(run, f"failed, exit status {child.returncode}; see {log.name}")
+        return False
+    write_json(target, content | results)
+    progress.show(run, summary(content | results))
+    return True
+
+
+def skip(run: Run, target: Path, progress: Progress) -> bool:
+    """A run that is there already. Raises InputError where that is of another config."""
+    there, here = json.loads(target.read_text()), described(run)
+    if there["study"] != here:
+        changed = [
+            f"{key}: {there['study'].get(key)} there, {here[key]} now"
+            for key in here
+            if there["study"].get(key) != here[key]
+        ]
+        raise InputError(
+            f"{target} is of another plan ({'; '.join(changed)}); move it away, or choose another --output."
+        )
+    progress.show(run, summary(there), line=False)
+    return True
+
+
+@contextlib.contextmanager
+def the_only_one(run: Run, progress: Progress):
+    """Waits while another process makes this run: its training holds the lock even when its study was killed."""
+    with (run.workdir.parent / f"{run.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.show(run, "another process is at it; waiting")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def described(run: Run) -> dict:
+    return dataclasses.asdict(run)
+
+
+def summary(content: dict) -> str:
+    if "failed" in content:
+        return "not finite"
+    value = content["peers"][content["reported_peer"]]["mean_iou"]
+    return "-" if value is None else f"{value:.4f}"
+
+
+def status_of(log: Path, began: int) -> str:
+    """How far a run is, from the lines that it prints."""
+    steps = re.findall(r"^step ([\d,]+) of ([\d,]+)", log.read_bytes()[began:].decode(errors="replace"), re.MULTILINE)
+    if not steps:
+        return "begun"
+    done, total = (int(number.replace(",", "")) for number in steps[-1])
+    return f"{100 * done // total} %"
+
+
+def curves(workdir: Path, peer: str) -> dict:
+    """The reported peer's loss terms over the steps, thinned to means, and its scores at every evaluation."""
+    lines = [json.loads(line) for line in (workdir / "train.jsonl").read_text().splitlines()]
+    terms = [key for key in lines[0] if key.startswith(f"{peer}/") and not key.endswith(("_norm", "learning_rate"))]
+    stretches = np.array_split(np.arange(len(lines)), min(CURVE_POINTS, len(lines)))
+    train = {"step": [lines[stretch[-1]]["step"] for stretch in stretches]}
+    for term in terms:
+        train[term.removeprefix(f"{peer}/")] = [
+            float(f"{np.mean([lines[i][term] for i in stretch]):.6g}") for stretch in stretches
+        ]
+    scored = [json.loads(line) for line in (workdir / "eval.jsonl").read_text().splitlines()]
+    keys = ("mean_iou", "pixel_accuracy")
+    return {
+        "train": train,
+        "val": {"step": [s["step"] for s in scored]} | {k: [s[f"{peer}/{k}"] for s in scored] for k in keys},
+    }
+
+
+def prepare_data(runs: list[Run], sources: dict[str, str]) -> None:
+    """Every data set that the runs need, at every size, before the first of them. Raises InputError."""
+    for data in {json.dumps(run.config().data.to_dict(), sort_keys=True): run.config().data for run in runs}.values():
+        data.source_dir = sources.get(data.name, "")
+        prepare(data)
+
+
+def write_plan(plan: Plan, output: Path) -> None:
+    """What was planned, beside the results: the report shows what is missing, too."""
+    output.mkdir(parents=True, exist_ok=True)
+    content = {
+        "plan": plan.name,
+        "title": plan.title,
+        "note": plan.note,
+        "base": plan.base,
+        "questions": plan.questions,
+    }
+    runs = [
+        {"name": r.name, "arm": r.arm, "model": r.model, "dataset": r.dataset, "protocol": r.protocol, "seed": r.seed}
+        for r in plan.runs
+    ]
+    write_json(output / "plan.json", content | {"runs": runs})
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--preset", help="a plan of configs/study, by name")
+    which.add_argument("--plan", type=Path, help="a plan of your own, a TOML file")
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="DATASET=FOLDER", help="raw data, once per data set"
+    )
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="make the I-th of N parts, from 0")
+    parser.add_argument("--output", type=Path, default=Path("results/study"))
+    parser.add_argument("--dry_run", action="store_true", help="print the plan with estimated time and memory")
+    return parser.parse_args()
+
+
+def main(options: argparse.Namespace) -> int:
+    plan = read_plan(options.plan or PLANS / f"{options.preset}.toml")
+    if not (match := re.fullmatch(r"(\d+)/(\d+)", options.shard)) or not int(match[1]) < int(match[2]):
+        raise InputError(f"--shard={options.shard}: expected I/N with 0 <= I < N, such as 0/2.")
+    sources = dict(source.split("=", 1) for source in options.source if "=" in source)
+    if len(sources) < len(options.source):
+        raise InputError(f"--source={options.source}: expected DATASET=FOLDER, each data set once.")
+    runs, output = shard_of(plan, int(match[1]), int(match[2])), options.output / plan.name
+    prepare_data(runs, sources)
+    write_plan(plan, output)
+    console = Console(markup=False)
+    progress = Progress(plan, console)
+    with Live(progress, console=console, refresh_per_second=2) if console.is_terminal else contextlib.nullcontext():
+        made = [make(run, output, progress) for run in runs]
+    if not console.is_terminal:
+        console.print(progress)
+    print(f"{sum(made)} of {len(runs)} runs done; tables and figures: python -m jaxseg.report")
+    return 0 if all(made) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(parse_options()))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)

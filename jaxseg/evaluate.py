@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxseg import checkpoint, cli, parallel, report
+from jaxseg import checkpoint, cli, parallel, show
 from jaxseg.config import InputError, check_devices, load_config, peer_sections, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
@@ -99,7 +99,7 @@ def main() -> None:
     results = score_checkpoint(config, workdir, flags.FLAGS.checkpoint)
     output = Path(flags.FLAGS.output or workdir / f"evaluation-{results['step']}.json")
     write_json(output, results)
-    report.print_results(results)
+    show.print_results(results)
     print(f"written: {output}")
 
 

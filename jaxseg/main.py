@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxseg import cli, report
+from jaxseg import cli, show
 from jaxseg.config import InputError, validate
 from jaxseg.train import train_and_evaluate
 
@@ -26,7 +26,7 @@ def main() -> None:
     validate(config)
     workdir = Path(flags.FLAGS.workdir or default_workdir(flags.FLAGS["config"].config_filename))
     results = train_and_evaluate(config, workdir)
-    report.print_results(results)
+    show.print_results(results)
     print(f"figure:  {workdir / 'predictions.png'}")
     print(f"results: {workdir / 'results.json'}")
     print(next_step(config, workdir))

@@ -1,92 +1,340 @@
-"""What a person sees of results: the table in the terminal and the figure of image, truth and prediction.
+"""Tables and figures of everything below a results folder.
 
-In: results as written to JSON, and a few uint8 images with their label maps. Out: text on the console, a PNG. Imports
-no JAX: results can be looked at anywhere.
+    python -m jaxseg.report [--results=results] [--output=RESULTS/report]
+
+In: `plan.json` and the runs' JSON that `python -m scripts.study` wrote, and any other run's results.json. Out, in the
+output folder: report.md; table1 (the paper's Table 1) and differences as CSV and LaTeX, runs and classes as CSV; figures
+as PNG and SVG. The same files give the same bytes. Imports no JAX: results can be looked at anywhere.
 """
 
+import csv
+import io
+import math
+from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-from rich.console import Console
-from rich.table import Table
+from absl import flags
 
-from jaxseg.labels import VOID, Labels
+from jaxseg import cli
+from jaxseg.compare import (
+    DATASETS,
+    METRICS,
+    MODELS,
+    NAMES,
+    Difference,
+    Study,
+    Summary,
+    class_scores,
+    load_single_runs,
+    load_studies,
+    paired,
+    questions,
+    score,
+    summarise,
+)
+from jaxseg.config import InputError
+from jaxseg.plots import draw, kinds
 
-VOID_COLOUR = (255, 255, 255)
-
-
-def print_results(results: dict, console: Console | None = None) -> None:
-    """IoU per class and the means, a column per peer; an absent class is a dash."""
-    console = console or Console()
-    table = Table(
-        title=f"IoU on {results['data']['name']} (validation) at step {results['step']:,}", title_justify="left"
-    )
-    table.add_column("class")
-    peers = results["peers"]
-    for name in peers:
-        table.add_column(
-            name + (" (reported)" if len(peers) > 1 and name == results["reported_peer"] else ""), justify="right"
-        )
-    for label in results["peers"][results["reported_peer"]]["iou"]:
-        values = [peer["iou"][label] for peer in peers.values()]
-        table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in values))
-    table.add_section()
-    for key, title in (("mean_iou", "mean IoU"), ("pixel_accuracy", "accuracy")):
-        values = [peer[key] for peer in peers.values()]
-        table.add_row(title, *("-" if value is None else f"{value:.4f}" for value in values), style="bold")
-    console.print(table)
-    some = next(iter(peers.values()))
-    absent = len(some["iou"]) - some["classes_present"]
-    if absent:
-        console.print(f"-: in neither truth nor prediction ({absent} classes), out of the mean.", highlight=False)
-    console.print(f"{some['pixels']:,} pixels scored, void left out.", highlight=False)
+# RECPAD 2024, Table 1: (IoU, Acc) of Models 1, 2, 3.
+PAPER = {
+    "cityscapes": {"unet": (0.5931, 0.9388), "rmi": (0.5244, 0.9345), "mutual": (0.5619, 0.9342)},
+    "voc2012": {"unet": (0.1965, 0.7367), "rmi": (0.0607, 0.6893), "mutual": (0.2203, 0.7539)},
+}
+DIGITS = 3
 
 
-def colourise(label: np.ndarray, labels: Labels) -> np.ndarray:
-    """Label map uint8 [h, w] -> RGB uint8 [h, w, 3]; void is white."""
-    palette = labels.palette
-    palette[VOID] = VOID_COLOUR
-    return palette[label]
+def write_report(results: Path, output: Path) -> list[Path]:
+    """Writes everything; returns the paths, report.md first. Raises InputError naming a file that does not fit."""
+    if not results.is_dir():
+        raise InputError(f"--results={results}: no such folder; expected one with the JSON files of runs.")
+    studies, single = load_studies(results), load_single_runs(results)
+    if not studies and not single:
+        raise InputError(f"--results={results}: holds no study (plan.json) and no run (results.json).")
+    texts = {"report.md": markdown(studies, single), "runs.csv": to_csv(runs_rows(studies))}
+    texts |= {"classes.csv": to_csv(class_rows(studies)), "table1.csv": to_csv(table1_rows(studies))}
+    texts |= {"differences.csv": to_csv(difference_rows(studies))}
+    texts |= {"table1.tex": table1_latex(studies), "differences.tex": differences_latex(studies)}
+    output.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (output / name).write_text(text)
+    return [output / name for name in texts] + draw(studies, output)
 
 
-def prediction_figure(
-    path: Path, images: np.ndarray, truth: np.ndarray, predictions: dict[str, np.ndarray], labels: Labels
-) -> None:
-    """Rows of image, ground truth and each peer's prediction, with a legend of the classes that occur.
+def table1(study: Study, dataset: str, protocol: str) -> dict[str, dict[str, Summary]]:
+    """Model -> metric -> score over seeds: a row of the paper's Table 1."""
+    return {
+        model: {k: summarise([score(run, k) for run in study.of(dataset, protocol, model).values()]) for k in METRICS}
+        for model in MODELS
+    }
 
-    images uint8 [n, h, w, 3]; truth and predictions uint8 [n, h, w]. Void is white in the truth; predictions there are
-    shown as they are.
-    """
-    matplotlib.use("agg")
-    from matplotlib import patches, pyplot
 
-    columns = {"image": images, "ground truth": colourise(truth, labels)}
-    columns |= {name: colourise(prediction, labels) for name, prediction in predictions.items()}
-    aspect = images.shape[2] / images.shape[1]
-    rows, width = len(images), 2.2 * aspect * len(columns)
-    figure, axes = pyplot.subplots(
-        rows, len(columns), figsize=(width, 2.25 * rows + 0.8), squeeze=False, layout="constrained"
-    )
-    for column, (title, pictures) in enumerate(columns.items()):
-        axes[0, column].set_title(title)
-        for row, picture in enumerate(pictures):
-            axes[row, column].imshow(picture, interpolation="nearest")
-            axes[row, column].set_axis_off()
-    used = np.unique([*np.unique(truth), *(c for p in predictions.values() for c in np.unique(p))])
-    handles = [
-        patches.Patch(facecolor=np.array(labels.palette[i]) / 255, edgecolor="gray", label=labels.names[i])
-        for i in used
-        if i != VOID
+def best(row: dict[str, dict[str, Summary]], metric: str) -> str | None:
+    """The model with the highest mean; None where fewer than two have one."""
+    means = {model: row[model][metric].mean for model in MODELS if row[model][metric].count}
+    return max(means, key=means.get) if len(means) > 1 else None
+
+
+def cell(summary: Summary, *, bold: bool = False) -> str:
+    """0.401 ± 0.012, empty where nothing was run."""
+    if not summary.count:
+        return ""
+    mean = f"{summary.mean:.{DIGITS}f}"
+    return (f"**{mean}**" if bold else mean) + ("" if math.isnan(summary.spread) else f" ± {summary.spread:.{DIGITS}f}")
+
+
+def table1_lines(study: Study) -> list[list[str]]:
+    """Rows of strings, the paper's own above ours, best of a row in **bold**."""
+    lines = []
+    for dataset, protocol in study.model_settings:
+        if dataset in PAPER:
+            paper = PAPER[dataset]
+            tops = [max(values[i] for values in paper.values()) for i in range(2)]
+            numbers = [f"**{v:.4f}**" if v == tops[i] else f"{v:.4f}" for m in MODELS for i, v in enumerate(paper[m])]
+            lines.append([DATASETS[dataset], "the paper", *numbers])
+        row = table1(study, dataset, protocol)
+        marks = {metric: best(row, metric) for metric in METRICS}
+        cells = [cell(row[m][k], bold=marks[k] == m) for m in MODELS for k in METRICS]
+        lines.append([DATASETS[dataset], f"here, {protocol}", *cells])
+    return lines
+
+
+def markdown(studies: list[Study], single: dict[str, dict]) -> str:
+    """report.md."""
+    parts = [
+        "# Results",
+        "Made by `python -m jaxseg.report` from the JSON files beside it; not edited by hand. Scores are of the reported network"
+        " (in mutual learning the U-Net) after the last step, on the validation split, void left out: IoU is TP / (TP +"
+        " FP + FN), averaged over the classes present; Acc the share of pixels that are right. Means over seeds ± standard"
+        " deviation (n - 1); an empty cell was not run.",
     ]
-    if VOID in used:
-        handles.append(patches.Patch(facecolor="white", edgecolor="gray", label="void (not scored)"))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(len(handles), max(3, int(width / 1.4))),
-        fontsize="small",
-        frameon=False,
+    for study in studies:
+        parts += study_parts(study)
+    if single:
+        header, rows = ["run", "data set", "network", "IoU", "Acc"], []
+        for name, run in single.items():
+            scores = [f"{score(run, metric):.{DIGITS}f}" for metric in METRICS]
+            rows.append([f"`{name}`", DATASETS[run["data"]["name"]], run["reported_peer"], *scores])
+        parts += ["## Other runs", md_table(header, rows, left=3)]
+    return "\n\n".join(parts) + "\n"
+
+
+def study_parts(study: Study) -> list[str]:
+    """One study: Table 1, differences, classes, figures, failures, provenance."""
+    plan, parts = study.plan, [f"## {study.plan['title']}", study.plan["note"]]
+    done, planned = sum(run["name"] in study.runs for run in plan["runs"]), len(plan["runs"])
+    parts.append(f"Plan `{plan['plan']}`: {done} of {planned} runs done. {provenance(study)}".strip())
+    if study.model_settings:
+        header = ["data set", "", *(f"{NAMES[m]}: {k}" for m in MODELS for k in ("IoU", "Acc"))]
+        parts += ["### Table 1", md_table(header, table1_lines(study), left=2)]
+    if done and len({cell[2] for cell in study.cells} - set(MODELS)):
+        parts += ["### Arms", md_table(["data set", "protocol", "arm", "runs", "IoU", "Acc"], arm_lines(study), left=3)]
+    if lines := difference_lines(study):
+        header = ["question", "data set", "of", "against", "pairs", "IoU", "Acc", "IoU is"]
+        parts += ["### Paired differences", DIFFERENCES_NOTE, md_table(header, lines, left=4)]
+        parts.append(figure_link(study, "differences", "paired differences of mean IoU, with 95 % intervals"))
+    if "curves" in kinds(study):
+        parts += ["### Curves", figure_link(study, "curves", "training loss and validation IoU over the steps")]
+        parts += ["### Classes", *class_tables(study)]
+        parts.append(figure_link(study, "confusion", "confusion matrices, in shares of the true class's pixels"))
+    if failed := [f"- `{name}`: {run['failed']}" for name, run in sorted(study.runs.items()) if "failed" in run]:
+        parts += ["### Not finite", "\n".join(failed)]
+    return parts
+
+
+DIFFERENCES_NOTE = (
+    "First minus second, over pairs of runs of the same seed (same data order; same initial weights where the networks are"
+    " the same), with 95 % intervals by Student's t. One interval in twenty misses where nothing differs, and three pairs"
+    ' give wide ones: "open" says that these runs do not tell, not that there is no difference.'
+)
+
+
+def provenance(study: Study) -> str:
+    """Commit, versions, device, data and time of the runs, each value once."""
+    runs = [run for name, run in sorted(study.runs.items()) if "commit" in run]
+    if not runs:
+        return ""
+    commits = (str(run["commit"]) for run in runs)
+    commits = {commit[:12] + ("+changes" if commit.endswith("+changes") else "") for commit in commits}
+    devices = {"{count} × {kind}".format(**run["device"]) for run in runs}
+    versions = {"jax {jax}, flax {flax}, Python {python}".format(**run["versions"]) for run in runs}
+    data = {"{name} {fingerprint} ({train} + {val} images)".format(**run["data"]) for run in runs}
+    hours = sum(run["wall_time_s"] for run in runs) / 3600
+    return (
+        f"Commit {listed(commits)}; {listed(versions)}; {listed(devices)}; data: {listed(data)}; {hours:.1f} hours of"
+        " training and scoring in all."
     )
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+
+
+def listed(values: set[str]) -> str:
+    return ", ".join(sorted(values))
+
+
+def arm_lines(study: Study) -> list[list[str]]:
+    lines, arms = [], [*MODELS, *(cell[2] for cell in study.cells)]
+    for where in dict.fromkeys((*setting, arm) for setting in study.settings for arm in arms):
+        runs = study.of(*where)
+        if runs or study.planned(*where):
+            scores = [cell(summarise([score(run, metric) for run in runs.values()])) for metric in METRICS]
+            lines.append([DATASETS[where[0]], *where[1:], str(len(runs)), *scores])
+    return lines
+
+
+def difference_lines(study: Study) -> list[list[str]]:
+    lines = []
+    for ask, dataset, protocol, of, against in questions(study):
+        pair = study.of(dataset, protocol, of), study.of(dataset, protocol, against)
+        iou, accuracy = (paired(*pair, metric) for metric in METRICS)
+        where = DATASETS[dataset] + (f", {protocol}" if len({p for _, p in study.settings}) > 1 else "")
+        verdict = iou.verdict if iou.verdict == "open" else f"**{iou.verdict}**"
+        lines.append([ask, where, of, against, str(iou.count), interval(iou), interval(accuracy), verdict])
+    return lines
+
+
+def interval(difference: Difference) -> str:
+    """+0.012 [-0.004, +0.028]; the mean alone of a single pair."""
+    if not difference.count:
+        return ""
+    ends = f" [{difference.low:+.{DIGITS}f}, {difference.high:+.{DIGITS}f}]" if difference.count > 1 else ""
+    return f"{difference.mean:+.{DIGITS}f}{ends}"
+
+
+def class_tables(study: Study) -> list[str]:
+    """IoU of every class, a table per data set and protocol."""
+    parts = []
+    for setting in study.model_settings:
+        runs = {model: study.of(*setting, model) for model in MODELS}
+        every = [run for of_model in runs.values() for run in of_model.values()]
+        names = dict.fromkeys(name for run in every for name in class_scores(run))
+        if names:
+            rows = [[name, *(cell(class_summary(runs[m], name)) or "-" for m in MODELS)] for name in names]
+            title = f"{DATASETS[setting[0]]}, {setting[1]} (-: in neither truth nor prediction, or not run)"
+            parts += [title, md_table(["class", *(NAMES[m] for m in MODELS)], rows)]
+    return parts
+
+
+def class_summary(runs: dict[int, dict], name: str) -> Summary:
+    values = (class_scores(run).get(name) for run in runs.values())
+    return summarise([math.nan if value is None else value for value in values])
+
+
+def figure_link(study: Study, kind: str, caption: str) -> str:
+    return f"![{study.plan['title']}: {caption}]({study.plan['plan']}_{kind}.png)"
+
+
+def md_table(header: list[str], rows: list[list[str]], *, left: int = 1) -> str:
+    """A Markdown table, its first `left` columns flush left, numbers flush right."""
+    rule = ["---"] * left + ["--:"] * (len(header) - left)
+    return "\n".join("| " + " | ".join(row).replace("  ", " ") + " |" for row in [header, rule, *rows])
+
+
+def to_csv(rows: list[list]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
+
+
+def number(value: float) -> str:
+    """For CSV: six digits, empty where there is none."""
+    return f"{value:.6f}" if math.isfinite(value) else ""
+
+
+def table1_rows(studies: list[Study]) -> list[list]:
+    """Long form: a row per source, data set, protocol and model."""
+    rows = [["source", "dataset", "protocol", "model", "iou", "iou_sd", "acc", "acc_sd", "runs"]]
+    for dataset, models in PAPER.items():
+        rows += [["paper", dataset, "", model, iou, "", acc, "", ""] for model, (iou, acc) in models.items()]
+    for study in studies:
+        for setting in study.model_settings:
+            for model, scores in table1(study, *setting).items():
+                numbers = [number(v) for metric in METRICS for v in (scores[metric].mean, scores[metric].spread)]
+                rows.append([study.plan["plan"], *setting, model, *numbers, scores["mean_iou"].count])
+    return rows
+
+
+def runs_rows(studies: list[Study]) -> list[list]:
+    """Every run of every study, once, with what makes it again."""
+    rows = [["plan", "dataset", "protocol", "arm", "seed", "iou", "acc", "wall_time_s", "commit", "command"]]
+    for study in studies:
+        for name in (run["name"] for run in study.plan["runs"] if run["name"] in study.runs):
+            run = study.runs[name]
+            where = [run["study"][key] for key in ("plan", "dataset", "protocol", "arm", "seed")]
+            what = [number(score(run, metric)) for metric in METRICS]
+            made = (
+                ["", "", run["failed"]]
+                if "failed" in run
+                else [f"{run['wall_time_s']:.0f}", run["commit"], run["command"]]
+            )
+            rows.append([*where, *what, *made])
+    return rows
+
+
+def class_rows(studies: list[Study]) -> list[list]:
+    rows = [["plan", "dataset", "protocol", "arm", "class", "iou", "iou_sd", "runs"]]
+    for study in studies:
+        for where in study.cells:
+            runs = study.of(*where)
+            for name in dict.fromkeys(name for run in runs.values() for name in class_scores(run)):
+                summary = class_summary(runs, name)
+                numbers = number(summary.mean), number(summary.spread), summary.count
+                rows.append([study.plan["plan"], *where, name, *numbers])
+    return rows
+
+
+def difference_rows(studies: list[Study]) -> list[list]:
+    where = ["plan", "question", "dataset", "protocol", "of", "against"]
+    rows = [[*where, "metric", "pairs", "difference", "low", "high"]]
+    for study in studies:
+        for question in questions(study):
+            _, dataset, protocol, of, against = question
+            for metric in METRICS:
+                d = paired(study.of(dataset, protocol, of), study.of(dataset, protocol, against), metric)
+                numbers = map(number, (d.mean, d.low, d.high))
+                rows.append([study.plan["plan"], *question, metric, d.count, *numbers])
+    return rows
+
+
+def table1_latex(studies: list[Study]) -> str:
+    r"""A tabular per study, for \usepackage{booktabs}."""
+    models = " & & " + " & ".join(rf"\multicolumn{{2}}{{c}}{{{latex(NAMES[m])}}}" for m in MODELS)
+    header = [models, "Data set & & " + " & ".join(["IoU", "Acc"] * len(MODELS))]
+    return tabulars(studies, table1_lines, columns="ll" + "rr" * len(MODELS), header=header)
+
+
+def differences_latex(studies: list[Study]) -> str:
+    header = ["Question & Data set & Of & Against & Pairs & IoU & Acc & IoU is"]
+    return tabulars(studies, difference_lines, columns="llllrrrl", header=header)
+
+
+def tabulars(studies: list[Study], rows: Callable, *, columns: str, header: list[str]) -> str:
+    """A tabular for every study that has rows."""
+    parts = []
+    for study in studies:
+        body = [" & ".join(map(latex, line)) for line in rows(study)]
+        ruled = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *(h + r" \\" for h in header), r"\midrule"]
+        ruled += [*(line + r" \\" for line in body), r"\bottomrule", r"\end{tabular}"]
+        parts += ["\n".join([f"% {study.plan['title']}", *ruled])] if body else []
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(text: str) -> str:
+    """Plain or **bold** text, escaped."""
+    for character in "&%_#":
+        text = text.replace(character, f"\\{character}")
+    text = text.replace("±", r"$\pm$").replace("λ", r"$\lambda$")
+    head, *tail = text.split("**")
+    return head + "".join(rf"\textbf{{{part}}}" if i % 2 == 0 else part for i, part in enumerate(tail))
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("results", "results", "Folder with the JSON files of runs.")
+    flags.DEFINE_string("output", None, "Folder to write to; default: RESULTS/report.")
+
+
+def main() -> None:
+    results = Path(flags.FLAGS.results)
+    paths = write_report(results, Path(flags.FLAGS.output or results / "report"))
+    print(f"written: {paths[0]} and {len(paths) - 1} more files beside it")
+
+
+if __name__ == "__main__":
+    cli.run(main, usage=__doc__, define=define_flags)

@@ -20,8 +20,8 @@ from jaxseg.data.prepare import Prepared, prepare
 from jaxseg.evaluate import Evaluation, evaluate
 from jaxseg.log import Log
 from jaxseg.peers import create_peers, without_init
-from jaxseg.report import prediction_figure
 from jaxseg.results import provenance, scores, write_json
+from jaxseg.show import prediction_figure
 
 # Fields that may differ when a run is gone on with: none of them changes what has been computed so far.
 MAY_CHANGE = (

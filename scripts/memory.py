@@ -17,16 +17,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
 from jaxseg import parallel
 from jaxseg.cli import try_config_file
 from jaxseg.config import find_config_file, peer_sections
-from jaxseg.labels import LABELS
-from jaxseg.peers import create_peers
 from jaxseg.results import commit, write_json
+from scripts.estimate import abstract_peers
 
 DEVICES_GB = (16, 24, 80)  # of 10^9 bytes
 IN_USE = 0.9  # share of a device's memory taken as usable: contexts, workspaces and fragmentation have the rest
@@ -34,27 +32,13 @@ IN_USE = 0.9  # share of a device's memory taken as usable: contexts, workspaces
 
 def needed_bytes(config, batch_size: int) -> int:
     """Peak memory of one step on one device."""
-    px, devices = config.data.crop_px, jax.local_device_count()
-    num_classes = LABELS[config.data.name].num_classes
-    losses = {}
-
-    def init():
-        peers, made = create_peers(config, num_classes=num_classes, steps=1)
-        losses.update(made)
-        return peers
-
-    def on_devices(x):
-        return jax.ShapeDtypeStruct((devices, *x.shape), x.dtype)
-
-    shape = (batch_size, px, px)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*shape, 3), jnp.float32),
-        "label": jax.ShapeDtypeStruct(shape, jnp.int32),
-        "valid": jax.ShapeDtypeStruct(shape, bool),
-    }
-    peers, batch = jax.tree.map(on_devices, (jax.eval_shape(init), batch))
+    config = config.copy_and_resolve_references()
+    config.train.batch_size = batch_size
+    peers, losses, batch = abstract_peers(config)
     step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
-    memory = step.func.lower(*step.args, peers, batch).compile().memory_analysis()
+    devices = jax.local_device_count()
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), (peers, batch))
+    memory = step.func.lower(*step.args, *shapes).compile().memory_analysis()
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     return total - memory.alias_size_in_bytes
 

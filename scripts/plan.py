@@ -3,6 +3,7 @@
 In: a TOML file of `configs/study/`. Out: a `Plan` of `Run`s, each of which is one `python -m jaxseg.main` command.
 
     title, note        what stands above and below the tables
+    device             what it is sized for, cpu or h100: the dry run's estimate is for that
     base = "cpu"       another plan, whose fields this one has too and whose runs may be compared and started from
     [[grid]]           models × datasets × protocols × seeds, lists; with `arm` a variation, whose `config` has the fields
                        that differ and `starts_from` the arm (of the base plan, where there is one) whose best weights it
@@ -20,11 +21,12 @@ from ml_collections import ConfigDict
 
 from jaxseg.cli import try_config_file
 from jaxseg.config import InputError, all_fields, find_config_file, unknown_field, validate
+from scripts.estimate import DEVICES
 
 MODELS = ("unet", "rmi", "mutual")
 SHORT = {"cityscapes": "cityscapes", "voc2012": "voc", "camvid": "camvid"}  # as experiment files are named
 PROTOCOLS = ("text", "released")
-KEYS = {"title", "note", "base", "grid", "config", "of", "question"}
+KEYS = {"title", "note", "device", "base", "grid", "config", "of", "question"}
 GRID_KEYS = {"models", "datasets", "protocols", "seeds", "arm", "config", "starts_from"}
 
 
@@ -87,6 +89,7 @@ class Plan:
     name: str
     title: str
     note: str
+    device: str
     base: str | None
     questions: list[dict]
     runs: list[Run]
@@ -101,7 +104,9 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"{path}: there is no such plan. Presets: {presets or 'none here'}.") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as TOML ({error}).") from error
-    check_keys(path, "the plan", content, KEYS, needed={"title", "note", "grid"})
+    check_keys(path, "the plan", content, KEYS, needed={"title", "note", "device", "grid"})
+    if content["device"] not in DEVICES:
+        raise InputError(f"{path}: device={content['device']!r}; expected one of {', '.join(DEVICES)}.")
     fields, of = content.get("config", {}), content.get("of", {})
     if base := content.get("base"):
         read_plan(path.with_name(f"{base}.toml"))  # so that its mistakes are told as its own
@@ -123,7 +128,7 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"{path}: {twice} is there twice; give one of its [[grid]] tables another `arm`.")
     for question in (questions := content.get("question", [])):
         check_keys(path, "[[question]]", question, {"ask", "of", "against"}, needed={"ask", "of", "against"})
-    return Plan(path.stem, content["title"], content["note"], base, questions, runs)
+    return Plan(path.stem, content["title"], content["note"], content["device"], base, questions, runs)
 
 
 def runs_of(path: Path, grid: dict, fields: dict, of: dict, base: str | None) -> list[Run]:

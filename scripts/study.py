@@ -25,19 +25,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from ml_collections import ConfigDict
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from jaxseg.cli import EXIT_INPUT, EXIT_NONFINITE
 from jaxseg.config import InputError
+from jaxseg.data.pipeline import steps_of_epochs
 from jaxseg.data.prepare import prepare
 from jaxseg.results import write_json
+from scripts.estimate import DEVICES, estimate
 from scripts.plan import Plan, Run, read_plan
 
 PLANS = Path(__file__).parents[1] / "configs" / "study"
 CURVE_POINTS = 100  # of a training curve: means over as many stretches of steps
 POLL_S = 0.5
+TRAINING_IMAGES = {"cityscapes": 2975, "voc2012": 1464, "camvid": 367}  # as published
 COMPILED = Path("runs") / "study" / "compiled"  # seeds share their programs; the numbers are the same, bit for bit
 
 
@@ -54,7 +59,7 @@ class Progress:
         for seed in seeds:
             table.add_column(str(seed), justify="right")
         for cell in dict.fromkeys(run.cell for run in self.plan.runs):
-            table.add_row(cell.replace("-", ", "), *(self.cells.get(f"{cell}-seed{seed}", "") for seed in seeds))
+            table.add_row(cell.replace("-", ", ", 2), *(self.cells.get(f"{cell}-seed{seed}", "") for seed in seeds))
         return table
 
     def show(self, run: Run, text: str, *, line: bool = True) -> None:
@@ -200,6 +205,40 @@ def write_plan(plan: Plan, output: Path) -> None:
     write_json(output / "plan.json", content | {"runs": runs})
 
 
+def dry_run(plan: Plan, runs: list[Run], output: Path) -> int:
+    """The plan as a table, with what each run will take; writes plan.json, so that the report shows what is to come."""
+    device, total = DEVICES[plan.device], 0.0
+    table = Table(title=f"{plan.name}: {len(runs)} runs", title_justify="left", box=SIMPLE_HEAD, padding=0)
+    table.add_column("data set, protocol, arm", overflow="fold", min_width=28)
+    for column in ("seeds", "batch", "steps", "GFLOP", "ms", "hours", "GB"):
+        table.add_column(column, justify="right")
+    for cell in dict.fromkeys(run.cell for run in runs):
+        seeds = [run for run in runs if run.cell == cell]
+        config = seeds[0].config()
+        cost, steps = estimate(config), planned_steps(config)
+        hours = steps * cost.seconds(device) / 3600
+        total += hours * len(seeds)
+        size = str(len(seeds)), str(config.train.batch_size), f"{steps:,}"
+        needs = f"{cost.flops / 1e9:,.0f}", f"{1e3 * cost.seconds(device):,.0f}", f"{hours:.2f}"
+        table.add_row(cell.replace("-", ", ", 2), *size, *needs, f"{cost.bytes_needed / 1e9:.1f}")
+    console = Console(width=max(80, Console().width), highlight=False)
+    console.print(table)
+    console.print(
+        f"GFLOP and ms: a step; hours: a run; {total:.1f} hours on {device.name} in all, training steps only. An estimate"
+        f" before fusion, not a measurement: {device.flops / 1e12:g} TFLOP/s and {device.bytes / 1e9:g} GB/s are assumed."
+        " GB: parameters, optimiser states and what the backward pass keeps. Image counts are those of the full data sets."
+    )
+    write_plan(plan, output)
+    return 0
+
+
+def planned_steps(config: ConfigDict) -> int:
+    """Steps of a run whose data may not be here."""
+    images = config.data.scenes * 5 // 6 if config.data.name == "synthetic" else TRAINING_IMAGES[config.data.name]
+    steps = steps_of_epochs(config.train.epochs, images=images, batch_size=config.train.batch_size)
+    return min(config.train.max_steps or steps, steps)
+
+
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group(required=True)
@@ -219,9 +258,11 @@ def main(options: argparse.Namespace) -> int:
     if not (match := re.fullmatch(r"(\d+)/(\d+)", options.shard)) or not int(match[1]) < int(match[2]):
         raise InputError(f"--shard={options.shard}: expected I/N with 0 <= I < N, such as 0/2.")
     sources = dict(source.split("=", 1) for source in options.source if "=" in source)
+    runs, output = shard_of(plan, int(match[1]), int(match[2])), options.output / plan.name
+    if options.dry_run:
+        return dry_run(plan, runs, output)
     if len(sources) < len(options.source):
         raise InputError(f"--source={options.source}: expected DATASET=FOLDER, each data set once.")
-    runs, output = shard_of(plan, int(match[1]), int(match[2])), options.output / plan.name
     prepare_data(runs, sources)
     write_plan(plan, output)
     console = Console(markup=False)

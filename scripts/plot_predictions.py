@@ -1,0 +1,107 @@
+"""Rows of image, ground truth and the prediction of each run, as in the study's Figures 1 and 2.
+
+    python -m scripts.plot_predictions [NAME=]RUN … [--val=0,7,12 | --images FILE …] [--checkpoint=last|best|STEP]
+                                       [--output=predictions.png]
+
+RUN is a folder that `python -m jaxseg.main` trained in; NAME stands above its column. Without --images: validation
+images of the first run's data set, by number. With: pictures of any size, resized as the runs' images were, without
+ground truth. All runs must know the same classes. Void is white in the truth; predictions there are shown as they are.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import checkpoint
+from jaxseg.cli import EXIT_INPUT
+from jaxseg.config import InputError, load_config
+from jaxseg.data.augment import pad_to, resize_pair, to_element
+from jaxseg.data.prepare import prepare
+from jaxseg.data.raw import read_image
+from jaxseg.labels import LABELS, VOID
+from jaxseg.models import SIZE_MULTIPLE_PX
+from jaxseg.peers import create_peers, without_init
+from jaxseg.show import prediction_figure
+from jaxseg.step import TrainState, predict
+
+
+def restored_peer(workdir: Path, config: ConfigDict, which: str) -> TrainState:
+    """The reported network of a run. Raises InputError."""
+    manager = checkpoint.open_manager(workdir, config.checkpoint, read_only=True)
+    peers, _ = create_peers(without_init(config), num_classes=LABELS[config.data.name].num_classes, steps=1)
+    return checkpoint.restore(manager, checkpoint.find_step(manager, which), peers)[config.peer]
+
+
+def label_map(peer: TrainState, config: ConfigDict, image: np.ndarray) -> np.ndarray:
+    """uint8 [h, w] of class numbers for an image uint8 [h, w, 3] of any size, padded as at scoring."""
+    height, width, _ = image.shape
+    multiple = SIZE_MULTIPLE_PX[config.model.name]
+    padded = {"height": -(-height // multiple) * multiple, "width": -(-width // multiple) * multiple}
+    element = to_element(*pad_to(image, np.full((height, width), VOID, np.uint8), **padded))
+    logits = jax.jit(predict)(peer, element["image"][None])
+    return np.asarray(logits[0, :height, :width].argmax(-1)).astype(np.uint8)
+
+
+def chosen_images(config: ConfigDict, options: argparse.Namespace) -> tuple[list, list | None]:
+    """Images and, of the validation split, their label maps. Raises InputError."""
+    if not options.images:
+        records = prepare(config.data).records("val")
+        numbers = [int(number) for number in options.val.split(",")]
+        if not all(0 <= number < len(records) for number in numbers):
+            raise InputError(f"--val={options.val}: there are validation images 0 to {len(records) - 1}.")
+        shown = [records[number] for number in numbers]
+        return [record["image"] for record in shown], [record["label"] for record in shown]
+    images = []
+    for path in options.images:
+        try:
+            image = read_image(path.read_bytes(), str(path))
+        except OSError as error:
+            raise InputError(f"--images: {path} cannot be read ({error.strerror}).") from error
+        size = {"resize": config.data.resize, "size_px": config.data.size_px}
+        images.append(resize_pair(image, np.zeros(image.shape[:2], np.uint8), **size)[0])
+    return images, None
+
+
+def main(options: argparse.Namespace) -> None:
+    runs = {}
+    for run in options.runs:
+        name, equals, folder = run.partition("=")
+        runs[name if equals else Path(run).name] = Path(folder if equals else run)
+    configs = {name: load_config(folder) for name, folder in runs.items()}
+    first = next(iter(configs.values()))
+    for name, config in configs.items():
+        if LABELS[config.data.name] is not LABELS[first.data.name]:
+            raise InputError(
+                f"{name} knows the classes of {config.data.name}, {next(iter(configs))} those of {first.data.name}."
+            )
+    images, truth = chosen_images(first, options)
+    predictions = {}
+    for name, config in configs.items():
+        peer = restored_peer(runs[name], config, options.checkpoint)
+        predictions[name] = [label_map(peer, config, image) for image in images]
+    prediction_figure(options.output, images, truth, predictions, LABELS[first.data.name])
+    print(f"written: {options.output}")
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN")
+    parser.add_argument("--val", default="0,1,2,3", help="numbers of validation images")
+    parser.add_argument("--images", nargs="+", type=Path, default=[])
+    parser.add_argument("--checkpoint", default="last")
+    parser.add_argument("--output", type=Path, default=Path("predictions.png"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_options())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)

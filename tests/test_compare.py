@@ -1,0 +1,106 @@
+"""Means, spreads and paired intervals, against scipy's own paired test and hand counts."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxseg.compare import Difference, load_single_runs, load_studies, paired, questions, score, summarise
+from jaxseg.config import InputError
+from tests.study_results import run, write_study
+
+UNET, RMI = (0.41, 0.43, 0.40), (0.44, 0.45, 0.46)
+
+
+def runs_of(arm, values):
+    return {
+        f"camvid-text-{arm}-seed{seed}": run(f"camvid-text-{arm}-seed{seed}", iou=v) for seed, v in enumerate(values)
+    }
+
+
+@pytest.fixture
+def study(tmp_path):
+    write_study(tmp_path / "p", runs_of("unet", UNET) | runs_of("rmi", RMI), planned=("voc2012-text-unet-seed0",))
+    return load_studies(tmp_path)[0]
+
+
+def test_summary_by_hand():
+    """Mean 2, deviations -1 0 1: standard deviation 1 with n - 1. A NaN is no value."""
+    assert summarise([1.0, 2.0, math.nan, 3.0]) == summarise([1.0, 2.0, 3.0])
+    summary = summarise([1.0, 2.0, 3.0])
+    assert (summary.mean, summary.spread, summary.count) == (2.0, 1.0, 3)
+    assert summarise([]).count == 0
+    assert math.isnan(summarise([0.5]).spread)
+
+
+def test_paired_interval_is_scipys(study):
+    ours, theirs = study.of("camvid", "text", "rmi"), study.of("camvid", "text", "unet")
+    difference = paired(ours, theirs, "mean_iou")
+    expected = stats.ttest_rel(RMI, UNET).confidence_interval(0.95)
+    assert difference.mean == pytest.approx(np.mean(RMI) - np.mean(UNET), rel=1e-12)
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
+    assert difference.count == 3
+
+
+def test_only_seeds_that_both_have_are_paired(study):
+    theirs = study.of("camvid", "text", "unet")
+    del theirs[1]
+    difference = paired(study.of("camvid", "text", "rmi"), theirs, "mean_iou")
+    assert difference.count == 2
+    assert difference.mean == pytest.approx((0.03 + 0.06) / 2, rel=1e-12)
+
+
+def test_one_pair_decides_nothing():
+    one = {0: run("camvid-text-unet-seed0", iou=0.1)}, {0: run("camvid-text-rmi-seed0", iou=0.3)}
+    difference = paired(*one, "mean_iou")
+    assert difference.mean == pytest.approx(-0.2)
+    assert (difference.low, difference.high, difference.verdict) == (-math.inf, math.inf, "open")
+
+
+@pytest.mark.parametrize(("low", "high", "verdict"), [(0.1, 0.3, "higher"), (-0.3, -0.1, "lower"), (-0.1, 0.3, "open")])
+def test_verdicts(low, high, verdict):
+    assert Difference(0.0, low, high, 3).verdict == verdict
+
+
+def test_what_is_planned_and_what_was_run(study):
+    assert study.settings == [("camvid", "text"), ("voc2012", "text")]
+    assert study.model_settings == [("voc2012", "text"), ("camvid", "text")]  # the paper's first
+    assert study.planned("voc2012", "text", "unet") == 1
+    assert study.of("voc2012", "text", "unet") == {}
+    assert list(study.of("camvid", "text", "rmi")) == [0, 1, 2]
+    assert questions(study) == [("U-Net with RMI against U-Net", "camvid", "text", "rmi", "unet")]
+
+
+def test_a_plan_sees_the_runs_of_its_base(tmp_path):
+    write_study(tmp_path / "base", runs_of("unet", UNET))
+    asked = [{"ask": "Does it help?", "of": "rmi", "against": "unet"}]
+    write_study(tmp_path / "more", runs_of("rmi", RMI), questions=asked, base="base")
+    more = load_studies(tmp_path)[1]
+    assert questions(more) == [("Does it help?", "camvid", "text", "rmi", "unet")]
+    assert more.plan["plan"] == "more"
+    assert len(more.plan["runs"]) == 3  # the base's are not its own
+
+
+def test_a_run_that_failed_has_no_score():
+    failed = {"study": {}, "failed": "unet/loss became nan at step 7", "peers": {}}
+    assert math.isnan(score(failed, "mean_iou"))
+
+
+def test_runs_outside_of_studies(tmp_path):
+    write_study(tmp_path / "p", runs_of("unet", UNET))
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "results.json").write_text(json.dumps({"reported_peer": "unet", "peers": {}}))
+    (tmp_path / "bench.json").write_text(json.dumps({"benchmark": "step"}))
+    assert list(load_single_runs(tmp_path)) == ["demo/results.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"), [("{", "camvid-text-unet-seed9.json: cannot be read"), ("{}", "not a run of a")]
+)
+def test_a_damaged_file_is_named(tmp_path, text, match):
+    folder = write_study(tmp_path / "p", runs_of("unet", UNET))
+    (folder / "camvid-text-unet-seed9.json").write_text(text)
+    with pytest.raises(InputError, match=match):
+        load_studies(tmp_path)

@@ -1,0 +1,129 @@
+"""Tables by hand from made-up runs; and the committed report, made again from the committed JSON."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+from PIL import Image
+
+from jaxseg.config import InputError
+from jaxseg.report import write_report
+from tests.study_results import run, write_study
+
+ROOT = Path(__file__).parents[1]
+COMMITTED = ROOT / "results" / "report"
+SCORES = {"unet": (0.41, 0.43), "rmi": (0.30, 0.32), "mutual": (0.40, 0.45)}
+
+
+@pytest.fixture
+def results(tmp_path):
+    runs = {}
+    for arm, values in SCORES.items():
+        for seed, value in enumerate(values):
+            name = f"cityscapes-text-{arm}-seed{seed}"
+            runs[name] = run(
+                name, iou=value, accuracy=0.8 + value / 10, reported="student" if arm == "mutual" else "unet"
+            )
+    write_study(tmp_path / "results" / "p", runs, planned=("voc2012-text-unet-seed0",))
+    return tmp_path / "results"
+
+
+def rows(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def test_table_1_by_hand(results, tmp_path):
+    """Means 0.42, 0.31, 0.425; standard deviations |difference| / √2."""
+    write_report(results, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    ours = (
+        "| Cityscapes | here, text | 0.420 ± 0.014 | 0.842 ± 0.001 | 0.310 ± 0.014 | 0.831 ± 0.001 "
+        "| **0.425** ± 0.035 | **0.843** ± 0.004 |"
+    )
+    assert ours in text
+    paper = "| Cityscapes | the paper | **0.5931** | **0.9388** | 0.5244 | 0.9345 | 0.5619 | 0.9342 |"
+    assert text.index(paper) < text.index(ours)
+    assert "| PASCAL VOC 2012 | here, text | | | | | | |" in text.replace("  ", " ")  # not run: empty
+    assert "6 of 7 runs done" in text
+    assert "3.0 hours" in text
+    table = rows(tmp_path / "out" / "table1.csv")
+    mutual = next(r for r in table if r["source"] == "p" and r["dataset"] == "cityscapes" and r["model"] == "mutual")
+    assert (mutual["iou"], mutual["iou_sd"], mutual["runs"]) == ("0.425000", "0.035355", "2")
+    empty = next(r for r in table if r["source"] == "p" and r["dataset"] == "voc2012" and r["model"] == "unet")
+    assert (empty["iou"], empty["runs"]) == ("", "0")
+
+
+def test_differences_and_classes_by_hand(results, tmp_path):
+    """Pairs rmi - unet: -0.11 twice, so an interval of no width; mutual - unet: -0.01, +0.02, far too few to tell."""
+    write_report(results, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| rmi | unet | 2 | -0.110 [-0.110, -0.110] | -0.011 [-0.011, -0.011] | **lower** |" in text
+    assert "| mutual | unet | 2 | +0.005 [-0.186, +0.196] |" in text  # 0.005 ± 12.706 · 0.015
+    assert "| sky | 0.520 ± 0.014 | 0.410 ± 0.014 | 0.525 ± 0.035 |" in text
+    assert "| pole | - | - | - |" in text
+    pair = next(
+        r for r in rows(tmp_path / "out" / "differences.csv") if r["of"] == "mutual" and r["metric"] == "mean_iou"
+    )
+    assert (pair["difference"], pair["low"], pair["high"]) == ("0.005000", "-0.185593", "0.195593")
+
+
+def test_latex_is_escaped_and_whole(results, tmp_path):
+    write_report(results, tmp_path / "out")
+    text = (tmp_path / "out" / "table1.tex").read_text()
+    assert r"\textbf{0.425} $\pm$ 0.035" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    assert {line.count("&") for line in body.splitlines()[1:]} == {7}  # eight columns in every row
+    assert "**" not in text
+
+
+def test_a_run_that_failed_is_told(results, tmp_path):
+    name = "cityscapes-text-rmi-seed1"
+    content = {"study": run(name, iou=0)["study"], "failed": "unet/rmi became nan at step 7", "peers": {}}
+    (results / "p" / f"{name}.json").write_text(json.dumps(content))
+    write_report(results, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"- `{name}`: unet/rmi became nan at step 7" in text
+    assert "| 0.300 | 0.830 |" in text  # the other seed's score, without a spread
+
+
+def test_figures_are_there_and_the_same_twice(results, tmp_path):
+    first, second = (write_report(results, tmp_path / name) for name in ("a", "b"))
+    assert [path.name for path in first] == [path.name for path in second]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+    pictures = {path.name for path in first if path.suffix == ".png"}
+    assert pictures == {"p_curves.png", "p_confusion.png", "p_differences.png"}
+    linked = (tmp_path / "a" / "report.md").read_text()
+    assert all(f"({name})" in linked for name in pictures)
+
+
+def test_nothing_to_report_is_a_sentence(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        write_report(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(InputError, match="holds no study"):
+        write_report(tmp_path, tmp_path / "out")
+    command = [sys.executable, "-m", "jaxseg.report", f"--results={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --results={tmp_path}: holds no study")
+
+
+def test_the_committed_report_comes_from_the_committed_json(tmp_path):
+    made = {path.name: path for path in write_report(ROOT / "results", tmp_path)}
+    kept = {path.name: path for path in COMMITTED.iterdir()}
+    assert made.keys() == kept.keys()
+    version = Image.open(next(p for p in kept.values() if p.suffix == ".png")).info["Software"]
+    drawn_alike = f"version{matplotlib.__version__}," in version
+    for name, path in made.items():
+        if path.suffix not in (".png", ".svg"):
+            assert path.read_text() == kept[name].read_text(), name
+        elif drawn_alike:
+            assert path.read_bytes() == kept[name].read_bytes(), name
+    if not drawn_alike:
+        pytest.skip(f"texts are the same; figures were drawn by {version}, this is {matplotlib.__version__}")

@@ -56,7 +56,7 @@ def whole(study: Study, dataset: str, protocol: str, model: str) -> list[dict]:
 
 
 def draw_curves(study: Study) -> Figure:
-    """A row per data set: pixel term while training, mean IoU of validation."""
+    """A row per data set: pixel term of training (with RMI binary cross-entropy, else softmax), validation's mean IoU."""
     settings = scored(study)
     size = {"figsize": (7, 2.2 * len(settings) + 0.3), "squeeze": False, "layout": "constrained"}
     figure, axes = pyplot.subplots(len(settings), 2, **size)
@@ -66,8 +66,8 @@ def draw_curves(study: Study) -> Figure:
             runs = whole(study, *setting, model)
             draw_curve(left, [(run["curves"]["train"]["step"], run["curves"]["train"]["pixel"]) for run in runs], model)
             draw_curve(right, [(run["curves"]["val"]["step"], run["curves"]["val"]["mean_iou"]) for run in runs], model)
-        left.set(title=f"{name}: pixel term, training", yscale="log")
-        right.set(title=f"{name}: mean IoU, validation", ylim=(0, None))
+        left.set(title=f"{name}: pixel term", yscale="log")
+        right.set(title=f"{name}: mean IoU", ylim=(0, None))
     for axis in axes[-1]:
         axis.set_xlabel("step")
     handles = [Line2D([], [], color=COLOURS[model], label=NAMES[model]) for model in MODELS]
@@ -87,7 +87,7 @@ def draw_curve(axis: Axes, lines: list[tuple[list, list]], model: str) -> None:
 def draw_confusion(study: Study) -> Figure:
     """A row per data set, a column per model: of every class's pixels, where they went; seeds added up."""
     settings = scored(study)
-    size = {"figsize": (3.2 * len(MODELS), 3.3 * len(settings) + 0.3), "squeeze": False, "layout": "constrained"}
+    size = {"figsize": (3.2 * len(MODELS), 2.9 * len(settings) + 0.3), "squeeze": False, "layout": "constrained"}
     figure, axes = pyplot.subplots(len(settings), len(MODELS), **size)
     for setting, row in zip(settings, axes, strict=True):
         for model, axis in zip(MODELS, row, strict=True):

@@ -15,3 +15,8 @@ mkdir -p "$out"
 "$python" scripts/bench_step.py --batch=32 --output="$out/bench_step_gpu_b32.json"
 "$python" scripts/bench_mutual.py --output="$out/bench_mutual_gpu.json"
 "$python" scripts/memory.py --output="$out/memory_gpu.json"
+# The study itself, 200 epochs: hours a run (python -m scripts.study --preset=gpu --dry_run); the same line goes on.
+if [[ -n "${STUDY_SOURCES:-}" ]]; then # such as "--source=cityscapes=DIR --source=voc2012=DIR"
+  read -ra sources <<<"$STUDY_SOURCES"
+  "$python" -m scripts.study --preset=gpu --output="$out/study" "${sources[@]}"
+fi

@@ -7,7 +7,8 @@ A run that has its JSON in OUTPUT/PLAN is skipped, a half run goes on from its l
 finishes what is left. `--shard=0/2` and `--shard=1/2`, on one machine or on two that share the folder, split the plan.
 The JSON holds scores, confusion matrix, curves, command, commit, versions, device, wall time and the data's fingerprint;
 `python -m jaxseg.report` makes tables and figures of them. Data sets are prepared first, from --source or as prepared
-before. Exit status: 0 all done, 1 a run failed (its log is named), 2 the plan or its data cannot be used.
+before. Exit status: 0 all done, 1 a run failed (its log is named), 2 the plan or its data cannot be used, 130
+interrupted.
 """
 
 import argparse
@@ -31,7 +32,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from jaxseg.cli import EXIT_INPUT, EXIT_NONFINITE
+from jaxseg.cli import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_NONFINITE
+from jaxseg.compare import read_json
 from jaxseg.config import InputError
 from jaxseg.data.pipeline import steps_of_epochs
 from jaxseg.data.prepare import prepare
@@ -69,65 +71,63 @@ class Progress:
 
 
 def shard_of(plan: Plan, index: int, count: int) -> list[Run]:
-    """Every count-th run; one that starts from another's weights goes where that one is."""
-    place = {}
-    for run in (run for run in plan.runs if not run.starts_from):
-        place[run.name] = len(place) % count
-    for run in (run for run in plan.runs if run.starts_from):
-        place[run.name] = place.get(run.workdir.parent.joinpath(Path(run.fields["model.init_from"])).name, 0)
+    """Every count-th run; one that starts from another's weights goes where that one is, after it."""
     first = [run for run in plan.runs if not run.starts_from]
-    return [run for run in first + [r for r in plan.runs if r.starts_from] if place[run.name] == index]
+    place = {run.name: position % count for position, run in enumerate(first)}
+    later = [run for run in plan.runs if run.starts_from]
+    place |= {run.name: place.get(Path(run.fields["model.init_from"]).name, 0) for run in later}
+    return [run for run in first + later if place[run.name] == index]
 
 
 def make(run: Run, output: Path, progress: Progress) -> bool:
     """Trains one run, or goes on with it, and writes its JSON. False where it failed."""
     target = output / f"{run.name}.json"
-    if target.exists():
-        return skip(run, target, progress)
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    resumed = (run.workdir / "config.json").exists()
-    with the_only_one(run, progress) as lock, (run.workdir.parent / f"{run.name}.log").open("ab") as log:
-        if target.exists():  # made by another process while this one waited
+    run.workdir.parent.mkdir(parents=True, exist_ok=True)
+    with the_only_one(run, progress) as lock:
+        if target.exists():
             return skip(run, target, progress)
-        began = log.tell()
-        environment = {"JAX_COMPILATION_CACHE_DIR": str(COMPILED.absolute()), **os.environ}
-        child = subprocess.Popen(
-            [sys.executable, "-m", "jaxseg.main", *run.flags()],
-            stdout=log, stderr=log, env=environment, pass_fds=[lock],
-        )  # fmt: skip
+        resumed = (run.workdir / "config.json").exists()
         progress.show(run, "going on" if resumed else "begun")
-        while True:
+        status, said = train(run, lock, progress)
+        content = {"study": dataclasses.asdict(run), "resumed": resumed}
+        if status == 0:
+            results = read_json(run.workdir / "results.json")
+            content |= {"curves": curves(run.workdir, results["reported_peer"])} | results
+        elif status == EXIT_NONFINITE:  # as much a result as a score
+            content |= {"failed": said, "peers": {}}
+        else:
+            progress.show(run, f"failed, exit status {status}; see {run.workdir}.log: {said}")
+            return False
+        write_json(target, content)
+        progress.show(run, summary(content))
+        return True
+
+
+def train(run: Run, lock: int, progress: Progress) -> tuple[int, str]:
+    """The run's own command; its exit status and the last line that it wrote. It holds `lock` as long as it lives."""
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(COMPILED.absolute()), **os.environ}
+    command = [sys.executable, "-m", "jaxseg.main", *run.flags()]
+    with Path(f"{run.workdir}.log").open("ab+") as log:
+        began = log.seek(0, os.SEEK_END)
+        child = subprocess.Popen(command, stdout=log, stderr=log, env=environment, pass_fds=[lock])
+        while child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_S)
-                break
-            progress.show(run, status_of(Path(log.name), began), line=False)
-    if child.returncode == 0:
-        results = json.loads((run.workdir / "results.json").read_text())
-        content = {"study": described(run), "resumed": resumed, "curves": curves(run.workdir, results["reported_peer"])}
-    elif child.returncode == EXIT_NONFINITE:  # as much a result as a score
-        said = Path(log.name).read_bytes()[began:].decode().strip().splitlines()[-1]
-        content, results = {"study": described(run), "failed": said}, {"peers": {}}
-    else:
-        progress.show(run, f"failed, exit status {child.returncode}; see {log.name}")
-        return False
-    write_json(target, content | results)
-    progress.show(run, summary(content | results))
-    return True
+            log.seek(began)
+            written = log.read().decode(errors="replace")
+            progress.show(run, how_far(written), line=False)
+    return child.returncode, (written.strip().splitlines() or [""])[-1]
 
 
 def skip(run: Run, target: Path, progress: Progress) -> bool:
     """A run that is there already. Raises InputError where that is of another config."""
-    there, here = json.loads(target.read_text()), described(run)
-    if there["study"] != here:
-        changed = [
-            f"{key}: {there['study'].get(key)} there, {here[key]} now"
-            for key in here
-            if there["study"].get(key) != here[key]
-        ]
+    content, now = read_json(target), dataclasses.asdict(run)
+    there = content.get("study", {})
+    if changed := [f"{key}: {there.get(key)} there, {now[key]} now" for key in now if there.get(key) != now[key]]:
         raise InputError(
             f"{target} is of another plan ({'; '.join(changed)}); move it away, or choose another --output."
         )
-    progress.show(run, summary(there), line=False)
+    progress.show(run, summary(content), line=False)
     return True
 
 
@@ -143,10 +143,6 @@ def the_only_one(run: Run, progress: Progress):
         yield file.fileno()
 
 
-def described(run: Run) -> dict:
-    return dataclasses.asdict(run)
-
-
 def summary(content: dict) -> str:
     if "failed" in content:
         return "not finite"
@@ -154,9 +150,9 @@ def summary(content: dict) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def status_of(log: Path, began: int) -> str:
-    """How far a run is, from the lines that it prints."""
-    steps = re.findall(r"^step ([\d,]+) of ([\d,]+)", log.read_bytes()[began:].decode(errors="replace"), re.MULTILINE)
+def how_far(written: str) -> str:
+    """From the lines that a run prints now and then."""
+    steps = re.findall(r"^step ([\d,]+) of ([\d,]+)", written, re.MULTILINE)
     if not steps:
         return "begun"
     done, total = (int(number.replace(",", "")) for number in steps[-1])
@@ -186,6 +182,8 @@ def prepare_data(runs: list[Run], sources: dict[str, str]) -> None:
     for data in {json.dumps(run.config().data.to_dict(), sort_keys=True): run.config().data for run in runs}.values():
         data.source_dir = sources.get(data.name, "")
         prepare(data)
+        data.source_dir = ""
+        prepare(data)  # as the runs will: their commands name no folder, so that the same command works elsewhere
 
 
 def write_plan(plan: Plan, output: Path) -> None:
@@ -281,3 +279,6 @@ if __name__ == "__main__":
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)

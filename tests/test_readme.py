@@ -64,3 +64,19 @@ def test_rmi_in_somebody_elses_loop():
         losses.append(float(scope["loss"]))
     assert losses[-1] < losses[0] - 0.3
     assert set(scope["terms"]) == {"pixel", "rmi"}
+
+
+REPORTED = [
+    line
+    for line in TEXT.splitlines()
+    if re.match(r"\|.*(\| (the paper|here, text) \||\| (\*\*lower\*\*|\*\*higher\*\*|open) \|$)", line)
+]
+
+
+@pytest.mark.parametrize("line", REPORTED)
+def test_rows_of_the_study_are_the_reports(line):
+    assert line in (ROOT / "results/report/report.md").read_text().splitlines()
+
+
+def test_there_are_such_rows():
+    assert len(REPORTED) >= 8

@@ -1,7 +1,8 @@
 """From the command line to a checked config, and from an exception to a sentence and an exit status.
 
 In: `sys.argv`. Out: a validated `config` in absl's flags. Exit status of every command: 0 done, 1 a crash (please
-report it), 2 input that cannot be used, 3 the loss became NaN or infinite, 130 interrupted.
+report it), 2 input that cannot be used, 3 the loss became NaN or infinite, 130 and 143 stopped by SIGINT (Ctrl-C) or
+SIGTERM, while training with everything saved.
 """
 
 import re
@@ -23,6 +24,14 @@ class NonFiniteError(RuntimeError):
     """A loss term or gradient became NaN or infinite; training stopped before anything of it was saved."""
 
 
+class StoppedError(RuntimeError):
+    """A signal asked to stop; what was trained so far is saved."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.status = 128 + number
+
+
 def run(main: Callable[[], int | None], *, usage: str, define: Callable[[], None] = lambda: None) -> None:
     """Parses flags and calls `main`, whose number is the status; expected errors become a sentence on standard error."""
 
@@ -33,6 +42,8 @@ def run(main: Callable[[], int | None], *, usage: str, define: Callable[[], None
             return say(f"error: {error}", EXIT_INPUT)
         except NonFiniteError as error:
             return say(f"stopped: {error}", EXIT_NONFINITE)
+        except StoppedError as stopped:
+            return say(f"stopped: {stopped}", stopped.status)
         except KeyboardInterrupt:
             return say("interrupted; the same command goes on from the last checkpoint", EXIT_INTERRUPTED)
 

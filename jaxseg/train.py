@@ -5,6 +5,8 @@ tensorboard/, checkpoints/, results.json and predictions.png. Running it again g
 same numbers as if it had not stopped.
 """
 
+import contextlib
+import fcntl
 import json
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxseg import checkpoint, parallel
+from jaxseg.cli import StoppedError
 from jaxseg.config import InputError, all_fields, check_devices, field, is_frozen, load_config, peer_sections, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
@@ -22,6 +25,7 @@ from jaxseg.log import Log
 from jaxseg.peers import create_peers, without_init
 from jaxseg.results import provenance, scores, write_json
 from jaxseg.show import prediction_figure
+from jaxseg.stopping import Stop
 
 # Fields that may differ when a run is gone on with: none of them changes what has been computed so far.
 MAY_CHANGE = (
@@ -40,14 +44,21 @@ MAY_CHANGE = (
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains and scores what `config` describes, in `workdir`; returns what results.json holds.
 
-    Raises InputError before anything heavy where the config, the data or the folder do not fit, NonFiniteError where a
-    loss does not stay finite.
+    Raises InputError before anything heavy where the config, the data or the folder do not fit or another process trains
+    there, NonFiniteError where a loss does not stay finite, StoppedError after SIGTERM or SIGINT.
     """
     started = time.monotonic()
     validate(config)
     check_devices(config, devices=jax.device_count())
     workdir, console = Path(workdir), Console(markup=False, highlight=False)
     prepared = prepare(config.data)
+    with only_here(workdir):
+        return _train_and_evaluate(config, workdir, prepared, console, started)
+
+
+def _train_and_evaluate(
+    config: ConfigDict, workdir: Path, prepared: Prepared, console: Console, started: float
+) -> dict:
     claim(workdir, config, prepared)
     schedule_steps = pipeline.steps_of_epochs(
         config.train.epochs, images=prepared.images("train"), batch_size=config.train.batch_size
@@ -77,20 +88,24 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             prepared, config, start_step=start, process=jax.process_index(), processes=jax.process_count()
         )
         eval_steps = evaluation_steps(config, prepared, last_step)
-        with Log(workdir, config, prepared, schedule_steps, start, last_step, console) as log:
+        with Log(workdir, config, prepared, schedule_steps, start, last_step, console) as log, Stop() as stop:
             for step, batch in zip(
                 range(start + 1, last_step + 1), parallel.shard_ahead(pipeline.closing(batches)), strict=False
             ):
                 peers, measurements = train_step(peers, batch)
                 log.add(step, measurements)
                 is_save = config.checkpoint.every_steps and step % config.checkpoint.every_steps == 0
-                if step in eval_steps or is_save:
+                is_end = stop.asked(step)
+                if step in eval_steps or is_save or is_end:
                     log.flush()  # raises where a loss is not finite: such a state is never saved
                     ranking = None
                     if step in eval_steps:
                         evaluation = evaluate(eval_step, peers, prepared, config)
                         ranking = log.evaluated(step, evaluation)
                     checkpoint.save(manager, step, parallel.unreplicate(peers), ranking)
+                if is_end and step < last_step:
+                    manager.wait_until_finished()
+                    raise StoppedError(f"step {step:,} is saved in {workdir}; the same command goes on", stop.signal)
             log.flush()
         manager.wait_until_finished()
         step = max(start, last_step)
@@ -109,9 +124,25 @@ def evaluation_steps(config: ConfigDict, prepared: Prepared, last_step: int) -> 
     return {pipeline.steps_of_epochs(epochs, **count) for epochs in ends} | {last_step}
 
 
+@contextlib.contextmanager
+def only_here(workdir: Path):
+    """Refuses a second process in `workdir`; a killed one lets go. Raises InputError."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_index():  # the first host holds it for all
+        yield
+        return
+    with (workdir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"--workdir={workdir}: another process is training there; wait for it, or use another folder."
+            ) from error
+        yield
+
+
 def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
     """Writes config.json, or checks that the run in `workdir` is this one. Raises InputError showing the difference."""
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
     if path.exists():
         stored, data = load_config(workdir), json.loads(path.read_text()).get("data")

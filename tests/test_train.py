@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 
 from jaxseg import checkpoint
-from jaxseg.cli import NonFiniteError
+from jaxseg.cli import NonFiniteError, StoppedError
 from jaxseg.config import InputError, add_peer, load_config
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
 from jaxseg.evaluate import score_checkpoint
+from jaxseg.log import Log
 from jaxseg.peers import create_peers
-from jaxseg.train import train_and_evaluate
+from jaxseg.train import only_here, train_and_evaluate
 
 
 def lines(path):
@@ -87,6 +89,37 @@ def test_steps_after_the_last_checkpoint_are_logged_once(tiny, tmp_path):
     train_and_evaluate(tiny, tmp_path / "run")
     assert lines(tmp_path / "run/train.jsonl") == before
     assert [line["step"] for line in lines(tmp_path / "run/eval.jsonl")] == [3, 5]
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 2), (signal.SIGINT, 3)])  # 3: an evaluation, too
+def test_a_signal_saves_the_step_and_the_run_goes_on_the_same(tiny, tmp_path, monkeypatch, number, step):
+    train_and_evaluate(tiny, tmp_path / "whole")
+    add = Log.add
+
+    def add_and_kill(log, now, measurements):
+        add(log, now, measurements)
+        if now == step:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Log, "add", add_and_kill)
+        with pytest.raises(StoppedError, match=f"step {step} is saved") as caught:
+            train_and_evaluate(tiny, tmp_path / "run")
+    assert caught.value.status == 128 + number
+    assert [line["step"] for line in lines(tmp_path / "run/train.jsonl")] == list(range(1, step + 1))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train_and_evaluate(tiny, tmp_path / "run")
+    for name in ("train.jsonl", "eval.jsonl"):
+        assert (tmp_path / "run" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    whole, run = saved(tmp_path / "whole", tiny), saved(tmp_path / "run", tiny)
+    assert all(np.array_equal(whole[path], run[path]) for path in whole)
+
+
+def test_a_second_process_on_one_folder_is_refused(tiny, tmp_path):
+    with only_here(tmp_path / "run"), pytest.raises(InputError, match="another process is training there"):
+        train_and_evaluate(tiny, tmp_path / "run")
+    tiny.train.max_steps = 1
+    train_and_evaluate(tiny, tmp_path / "run")  # it let go
 
 
 def test_a_finished_run_is_scored_again_not_trained(tiny, tmp_path):

@@ -158,10 +158,11 @@ def provenance(study: Study) -> str:
     devices = {"{count} × {kind}".format(**run["device"]) for run in runs}
     versions = {"jax {jax}, flax {flax}, Python {python}".format(**run["versions"]) for run in runs}
     data = {"{name} {fingerprint} ({train} + {val} images)".format(**run["data"]) for run in runs}
-    hours = sum(run["wall_time_s"] for run in runs) / 3600
+    hours, cut = sum(run["wall_time_s"] for run in runs) / 3600, sum(run["resumed"] for run in runs)
+    parts = f", of {cut} interrupted runs only what came after the last interruption" if cut else ""
     return (
         f"Commit {listed(commits)}; {listed(versions)}; {listed(devices)}; data: {listed(data)}; {hours:.1f} hours of"
-        " training and scoring in all."
+        f" training and scoring in all{parts}."
     )
 
 

@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -114,6 +116,10 @@ def test_nothing_to_report_is_a_sentence(tmp_path):
     assert done.stderr.startswith(f"error: --results={tmp_path}: holds no study")
 
 
+def rounded(svg: str) -> str:
+    return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.2f}", svg)
+
+
 def test_the_committed_report_comes_from_the_committed_json(tmp_path):
     made = {path.name: path for path in write_report(ROOT / "results", tmp_path)}
     kept = {path.name: path for path in COMMITTED.iterdir()}
@@ -121,9 +127,13 @@ def test_the_committed_report_comes_from_the_committed_json(tmp_path):
     version = Image.open(next(p for p in kept.values() if p.suffix == ".png")).info["Software"]
     drawn_alike = f"version{matplotlib.__version__}," in version
     for name, path in made.items():
-        if path.suffix not in (".png", ".svg"):
+        if path.suffix == ".png" and drawn_alike:  # a last digit of log10, by processor, may move an edge
+            one, other = (np.asarray(Image.open(p).convert("RGB")) for p in (path, kept[name]))
+            assert one.shape == other.shape
+            assert (one != other).any(-1).mean() < 1e-3, name
+        elif path.suffix == ".svg" and drawn_alike:
+            assert rounded(path.read_text()) == rounded(kept[name].read_text()), name
+        elif path.suffix not in (".png", ".svg"):
             assert path.read_text() == kept[name].read_text(), name
-        elif drawn_alike:
-            assert path.read_bytes() == kept[name].read_bytes(), name
     if not drawn_alike:
         pytest.skip(f"texts are the same; figures were drawn by {version}, this is {matplotlib.__version__}")

@@ -7,6 +7,7 @@ not stopped: the step number fixes data order and randomness.
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,6 +70,33 @@ def restore(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:
         restored = {name: peer.replace(**restored[name]) for name, peer in peers.items()}
         jax.tree.map_with_path(_check_leaf, restored, peers)  # orbax itself lets other shapes pass
     return restored
+
+
+def restore_newest(
+    manager: ocp.CheckpointManager, peers: Peers, *, aside: Path, say: Callable[[str], None]
+) -> tuple[int, Peers]:
+    """The newest checkpoint that can be read, and its step. Newer ones that cannot are told and moved to `aside`.
+
+    Nothing is deleted, and nothing is moved where none can be read: then raises InputError about the newest.
+    """
+    damaged = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            peers = restore(manager, step, peers)
+        except InputError as error:
+            damaged.append((step, error))
+            continue
+        for newer, error in damaged:
+            aside.mkdir(exist_ok=True)
+            free = next(
+                name for n in itertools.count() if not (name := aside / f"{newer}{f'-{n}' if n else ''}").exists()
+            )
+            (Path(manager.directory) / str(newer)).rename(free)
+            say(f"{error} It is kept as {free}; the one before it, of step {step}, is used.")
+        if damaged:
+            manager.reload()
+        return step, peers
+    raise InputError(f"{damaged[0][1]} No other checkpoint can be read either; start in another folder.")
 
 
 def restore_variables(workdir: Path, config: ConfigDict, target: dict, *, report: Callable | None = None) -> dict:

@@ -76,7 +76,10 @@ def _train_and_evaluate(
         describe(console, config, prepared, peers, last_step, workdir)
         tell_weights(console, workdir, weights)
         if start:
-            peers = checkpoint.restore(manager, start, peers)
+            aside = workdir / "damaged"
+            start, peers = checkpoint.restore_newest(
+                manager, peers, aside=aside, say=lambda line: console.print(line, soft_wrap=True)
+            )
             console.print(f"going on from step {start:,}", soft_wrap=True)
         peers = parallel.replicate(peers)
         train_step = parallel.compile_train_step(

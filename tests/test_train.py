@@ -115,6 +115,46 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_the_same(tiny, tmp_path, mo
     assert all(np.array_equal(whole[path], run[path]) for path in whole)
 
 
+def cut_biggest(folder):
+    biggest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    biggest.write_bytes(biggest.read_bytes()[: biggest.stat().st_size // 2])
+
+
+def drop_metadata(folder):
+    next(folder.rglob("_METADATA")).unlink()
+
+
+def drop_peer(folder):
+    shutil.rmtree(folder / "unet")
+
+
+@pytest.mark.parametrize("damage", [cut_biggest, drop_metadata, drop_peer])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tiny, tmp_path, capsys, damage):
+    train_and_evaluate(tiny, tmp_path / "run")
+    whole, log = saved(tmp_path / "run", tiny), (tmp_path / "run/train.jsonl").read_text()
+    damage(tmp_path / "run/checkpoints/5")
+    files = sorted(path.name for path in (tmp_path / "run/checkpoints/5").rglob("*"))
+    train_and_evaluate(tiny, tmp_path / "run")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "checkpoints/5: this checkpoint cannot be read" in said
+    assert "the one before it, of step 3, is used" in said
+    assert "going on from step 3" in said
+    assert sorted(path.name for path in (tmp_path / "run/damaged/5").rglob("*")) == files  # nothing is deleted
+    assert (tmp_path / "run/train.jsonl").read_text() == log
+    again = saved(tmp_path / "run", tiny)
+    assert all(np.array_equal(whole[path], again[path]) for path in whole)
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_moved(tiny, tmp_path):
+    train_and_evaluate(tiny, tmp_path / "run")
+    for step in (3, 5):
+        drop_peer(tmp_path / f"run/checkpoints/{step}")
+    with pytest.raises(InputError, match=r"checkpoints/5: .* No other checkpoint can be read either"):
+        train_and_evaluate(tiny, tmp_path / "run")
+    assert not (tmp_path / "run/damaged").exists()
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["3", "5"]
+
+
 def test_a_second_process_on_one_folder_is_refused(tiny, tmp_path):
     with only_here(tmp_path / "run"), pytest.raises(InputError, match="another process is training there"):
         train_and_evaluate(tiny, tmp_path / "run")

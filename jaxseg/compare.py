@@ -101,7 +101,10 @@ def read_json(path: Path) -> dict:
 
 
 def load_studies(results: Path) -> list[Study]:
-    """Every folder below `results` that holds a plan.json, by name. Raises InputError naming a file that does not fit."""
+    """Every folder below `results` that holds a plan.json, by name, those that build on another plan last.
+
+    Raises InputError naming a file that does not fit.
+    """
     plans, runs = {}, {}
     for path in sorted(results.rglob("plan.json")):
         plans[path.parent] = read_json(path)
@@ -112,7 +115,7 @@ def load_studies(results: Path) -> list[Study]:
                 raise InputError(f"{file}: not a run of a study (keys {', '.join(run) or 'none'}); move it away.")
     by_name = {folder.name: folder for folder in plans}
     studies = []
-    for folder, plan in plans.items():
+    for folder, plan in sorted(plans.items(), key=lambda item: (item[1]["base"] is not None, item[0])):
         below = runs[by_name[plan["base"]]] if plan["base"] in by_name else {}
         studies.append(Study(folder.relative_to(results).as_posix(), plan, below | runs[folder]))
     return studies

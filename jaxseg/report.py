@@ -86,7 +86,7 @@ def table1_lines(study: Study) -> list[list[str]]:
     """Rows of strings, the paper's own above ours, best of a row in **bold**."""
     lines = []
     for dataset, protocol in study.model_settings:
-        if dataset in PAPER:
+        if dataset in PAPER and DATASETS[dataset] not in {line[0] for line in lines}:
             paper = PAPER[dataset]
             tops = [max(values[i] for values in paper.values()) for i in range(2)]
             numbers = [f"**{v:.4f}**" if v == tops[i] else f"{v:.4f}" for m in MODELS for i, v in enumerate(paper[m])]
@@ -149,8 +149,9 @@ DIFFERENCES_NOTE = (
 
 
 def provenance(study: Study) -> str:
-    """Commit, versions, device, data and time of the runs, each value once."""
-    runs = [run for name, run in sorted(study.runs.items()) if "commit" in run]
+    """Commit, versions, device, data and time of the plan's own runs, each value once."""
+    names = [run["name"] for run in study.plan["runs"]]
+    runs = [run for name, run in sorted(study.runs.items()) if name in names and "commit" in run]
     if not runs:
         return ""
     commits = (str(run["commit"]) for run in runs)

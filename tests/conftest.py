@@ -29,6 +29,14 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_dropped():
+    """After every module: each holds memory maps, of which a process may have 65,530 (vm.max_map_count); all tests
+    together need more, and then compiling aborts."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with recorded PyTorch results and real images, where it lies beside the checkout."""

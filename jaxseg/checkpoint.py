@@ -1,13 +1,16 @@
 """Saving and restoring the peers of a run, by orbax.
 
 In: peers `{name: TrainState}` of NumPy arrays (one device's copy). Out: WORKDIR/checkpoints/STEP, written in the
-background, renamed into place when whole; the latest k and the best one are kept. A restored run goes on as if it had
-not stopped: the step number fixes data order and randomness.
+background, renamed into place when whole; the latest k and the best one are kept. SUMS in it has the SHA-256 of every
+file and is checked before any of them is read. A restored run goes on as if it had not stopped: the step number fixes
+data order and randomness.
 """
 
 import contextlib
 import functools
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from ml_collections import ConfigDict
 from jaxseg.config import InputError
 from jaxseg.step import Peers, TrainState
 
+SUMS = "sha256.json"  # in a checkpoint's folder: SHA-256 of every file below it, by path
 HIGHER_IS_BETTER = {"mean_iou": True, "train_loss": False}
 
 
@@ -40,6 +44,8 @@ def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = Fal
         best_mode="max" if higher else "min",
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
+        # Called when all is written, before the folder gets its name: no checkpoint is without its sums.
+        async_options=ocp.options.AsyncOptions(post_finalization_callback=lambda: _write_sums(workdir / "checkpoints")),
     )
     return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
 
@@ -48,6 +54,34 @@ def _metric(metrics: dict, *, name: str) -> float:
     """A NaN (nothing was scored) is worse than any number."""
     value = metrics[name]
     return value if np.isfinite(value) else (-np.inf if HIGHER_IS_BETTER[name] else np.inf)
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """Path below `folder` -> SHA-256, of what it holds in folders of its own: orbax still writes beside them."""
+    sums = {}
+    for path in sorted(path for path in folder.glob("*/**/*") if path.is_file()):
+        with path.open("rb") as file:
+            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _write_sums(checkpoints: Path) -> None:
+    """Of the one checkpoint that is being written."""
+    if jax.process_index() == 0:
+        for folder in checkpoints.glob("*.orbax-checkpoint-tmp*"):
+            (folder / SUMS).write_text(json.dumps(_sums(folder), indent=1) + "\n")
+
+
+def _check_sums(folder: Path) -> None:
+    """Raises ValueError naming the files that are not as they were written."""
+    written, found = json.loads((folder / SUMS).read_text()), _sums(folder)
+    wrong = [
+        f"{name} is {'not what was written' if name in found else 'missing'}"
+        for name, digest in written.items()
+        if found.get(name) != digest
+    ]
+    if wrong:
+        raise ValueError(f"of {len(written)} files, " + ", ".join(wrong[:3]) + (" …" if len(wrong) > 3 else ""))
 
 
 def save(manager: ocp.CheckpointManager, step: int, peers: Peers, metrics: dict[str, float] | None) -> None:
@@ -66,6 +100,7 @@ def restore(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _saved(peer))
         items[name] = ocp.args.StandardRestore(shapes)
     with _named_errors(manager, step, f"peers {', '.join(peers)} of the run's config"):
+        _check_sums(Path(manager.directory) / str(step))
         restored = manager.restore(step, args=ocp.args.Composite(**items))
         restored = {name: peer.replace(**restored[name]) for name, peer in peers.items()}
         jax.tree.map_with_path(_check_leaf, restored, peers)  # orbax itself lets other shapes pass
@@ -107,6 +142,7 @@ def restore_variables(workdir: Path, config: ConfigDict, target: dict, *, report
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
         item = {config.peer: ocp.args.PyTreeRestore(shapes, partial_restore=True)}
         with _named_errors(manager, step, f"peer {config.peer} of this network"):
+            _check_sums(Path(manager.directory) / str(step))
             restored = manager.restore(step, args=ocp.args.Composite(**item))[config.peer]
             jax.tree.map_with_path(_check_leaf, restored, target)
     for path, leaf in jax.tree.leaves_with_path(restored) if report is not None else ():

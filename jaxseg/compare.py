@@ -24,6 +24,7 @@ DATASETS = {
     "camvid": "CamVid",
     "synthetic": "rendered scenes",
 }
+PLAN_KEYS = {"plan", "title", "note", "base", "questions", "runs"}
 METRICS = ("mean_iou", "pixel_accuracy")
 
 
@@ -31,7 +32,6 @@ METRICS = ("mean_iou", "pixel_accuracy")
 class Study:
     """plan: what plan.json holds. runs: name -> what its JSON holds, of the plan and, behind it, of the plan it builds on."""
 
-    folder: str
     plan: dict
     runs: dict[str, dict]
 
@@ -107,7 +107,9 @@ def load_studies(results: Path) -> list[Study]:
     """
     plans, runs = {}, {}
     for path in sorted(results.rglob("plan.json")):
-        plans[path.parent] = read_json(path)
+        plans[path.parent] = plan = read_json(path)
+        if missing := PLAN_KEYS - plan.keys():
+            raise InputError(f"{path}: not the plan of a study ({', '.join(sorted(missing))} missing); move it away.")
         runs[path.parent] = {}
         for file in sorted(path.parent.glob("*-seed*.json")):
             runs[path.parent][file.stem] = run = read_json(file)
@@ -117,7 +119,7 @@ def load_studies(results: Path) -> list[Study]:
     studies = []
     for folder, plan in sorted(plans.items(), key=lambda item: (item[1]["base"] is not None, item[0])):
         below = runs[by_name[plan["base"]]] if plan["base"] in by_name else {}
-        studies.append(Study(folder.relative_to(results).as_posix(), plan, below | runs[folder]))
+        studies.append(Study(plan, below | runs[folder]))
     return studies
 
 

@@ -19,6 +19,7 @@ from jaxseg import checkpoint, cli, parallel, show
 from jaxseg.config import InputError, check_devices, load_config, peer_sections, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
+from jaxseg.labels import LABELS
 from jaxseg.models import SIZE_MULTIPLE_PX
 from jaxseg.peers import create_peers, without_init
 from jaxseg.results import provenance, scores, write_json
@@ -67,15 +68,20 @@ def evaluate(eval_step, peers: Peers, prepared: Prepared, config: ConfigDict) ->
     )
 
 
+def restored_peers(config: ConfigDict, workdir: Path, which: str) -> tuple[int, Peers]:
+    """Step and peers of one checkpoint of a run: "last", "best" or a number. Raises InputError."""
+    with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:
+        step = checkpoint.find_step(manager, which)
+        peers, _ = create_peers(without_init(config), num_classes=LABELS[config.data.name].num_classes, steps=1)
+        return step, checkpoint.restore(manager, step, peers)
+
+
 def score_checkpoint(config: ConfigDict, workdir: Path, which: str) -> dict:
     """The results of one checkpoint of a run, ready for JSON."""
     validate(config)
     check_devices(config, devices=jax.device_count())
     prepared = prepare(config.data)
-    manager = checkpoint.open_manager(workdir, config.checkpoint, read_only=True)
-    step = checkpoint.find_step(manager, which)
-    peers, _ = create_peers(without_init(config), num_classes=prepared.labels.num_classes, steps=1)
-    peers = checkpoint.restore(manager, step, peers)
+    step, peers = restored_peers(config, workdir, which)
     eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
     evaluation = evaluate(eval_step, parallel.replicate(peers), prepared, config)
     peers = {name: scores(confusion, prepared.labels.names) for name, confusion in evaluation.confusion.items()}

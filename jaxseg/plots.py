@@ -21,8 +21,6 @@ from jaxseg.compare import DATASETS, MODELS, NAMES, Study, class_scores, paired,
 
 VERDICT_COLOURS = {"higher": "#009E73", "lower": "#D55E00", "open": "#777777"}
 COLOURS = {"unet": "#0072B2", "rmi": "#D55E00", "mutual": "#009E73"}  # Okabe and Ito: told apart by every eye
-
-
 STYLE = {"svg.hashsalt": "jaxseg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 
 

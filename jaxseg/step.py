@@ -5,6 +5,7 @@ or confusion matrices. Pure functions of one device; `axis_name` is the axis ove
 is more peers, RMI another loss; neither is another step.
 """
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -56,35 +57,52 @@ def train_step(
     pixels = lax.psum(batch["valid"].sum(), axis_name).astype(jnp.float32)
     step = next(iter(peers.values())).step
     rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), lax.axis_index(axis_name))
-    teachers = {name: peer for name, peer in peers.items() if name not in losses}
 
     def slice_gradients(batch_stats, slice_and_index):
         batch, index = slice_and_index
-
-        def total_loss(params):
-            logits = {name: predict(teacher, batch["image"]) for name, teacher in teachers.items()}
-            auxiliary, new_stats, total, terms = {}, {}, 0.0, {}
-            for name in losses:
-                key = jax.random.fold_in(jax.random.fold_in(rng, index), zlib.crc32(name.encode()))
-                variables = {"params": params[name], "batch_stats": batch_stats[name]}
-                logits[name], auxiliary[name], new_stats[name] = forward(peers[name], variables, batch["image"], key)
-            check_shapes(logits)
-            for name, loss_fn in losses.items():
-                others = [logits[other] for other in peers if other != name]
-                loss, own_terms = loss_fn(
-                    logits[name], batch, peer_logits=others, auxiliary=auxiliary[name], pixels=pixels, parts=parts
-                )
-                total += loss
-                terms |= {f"{name}/{term}": value for term, value in own_terms.items()} | {f"{name}/loss": loss}
-            return total, (new_stats, terms)
-
-        grads, (batch_stats, terms) = jax.grad(total_loss, has_aux=True)({n: peers[n].params for n in losses})
+        objective = functools.partial(
+            total_loss, losses=losses, rng=jax.random.fold_in(rng, index), pixels=pixels, parts=parts
+        )
+        params = {name: peers[name].params for name in losses}
+        grads, (batch_stats, terms) = jax.grad(objective, has_aux=True)(params, batch_stats, peers, batch)
         return batch_stats, (grads, terms)
 
     batch_stats = {name: peers[name].batch_stats for name in losses}
     grads, batch_stats, terms = over_slices(slice_gradients, batch_stats, slices, accumulate_steps)
     grads, terms = lax.pmean((grads, terms), axis_name)
     return apply_gradients(peers, grads, batch_stats, terms)
+
+
+def total_loss(
+    params: Mapping,
+    batch_stats: Mapping,
+    peers: Peers,
+    batch: Batch,
+    *,
+    losses: Mapping[str, LossFn],
+    rng: jax.Array,
+    pixels: jax.Array,
+    parts: int,
+) -> tuple[jax.Array, tuple[dict, dict]]:
+    """Sum of the losses of the peers that have one, on one slice; with it their new BatchNorm statistics and terms.
+
+    params, batch_stats: of those peers, by name. pixels: valid ones of the global batch, over `parts` slices.
+    """
+    logits = {name: predict(peer, batch["image"]) for name, peer in peers.items() if name not in losses}
+    auxiliary, new_stats, total, terms = {}, {}, 0.0, {}
+    for name in losses:
+        key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
+        variables = {"params": params[name], "batch_stats": batch_stats[name]}
+        logits[name], auxiliary[name], new_stats[name] = forward(peers[name], variables, batch["image"], key)
+    check_shapes(logits)
+    for name, loss_fn in losses.items():
+        others = [logits[other] for other in peers if other != name]
+        loss, own_terms = loss_fn(
+            logits[name], batch, peer_logits=others, auxiliary=auxiliary[name], pixels=pixels, parts=parts
+        )
+        total += loss
+        terms |= {f"{name}/{term}": value for term, value in own_terms.items()} | {f"{name}/loss": loss}
+    return total, (new_stats, terms)
 
 
 def forward(peer: TrainState, variables: Mapping, image: jax.Array, key: jax.Array) -> tuple[jax.Array, list, Any]:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxseg import parallel
 from jaxseg.labels import LABELS
 from jaxseg.peers import create_peers, without_init
-from jaxseg.step import Peers, forward
+from jaxseg.step import Peers, total_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,32 +73,14 @@ def abstract_peers(config: ConfigDict) -> tuple[Peers, dict, dict]:
 def kept_bytes(peers: Peers, losses: dict, batch: dict) -> int:
     """Bytes of what the forward passes leave for the backward one: the residuals of `jax.vjp`."""
 
-    def residuals(params, batch_stats, batch):
-        def total_loss(params):
-            made = {
-                name: forward(
-                    peers[name], {"params": params[name], "batch_stats": batch_stats[name]}, batch["image"], key
-                )
-                for name in losses
-            }
-            logits, auxiliary = ({name: values[i] for name, values in made.items()} for i in range(2))
-            return sum(
-                loss_fn(
-                    logits[name],
-                    batch,
-                    peer_logits=[logits[other] for other in losses if other != name],
-                    auxiliary=auxiliary[name],
-                    pixels=jnp.float32(1),
-                    parts=1,
-                )[0]
-                for name, loss_fn in losses.items()
-            )
+    def residuals(peers, batch):
+        def objective(params):
+            fixed = {"losses": losses, "rng": jax.random.key(0), "pixels": jnp.float32(1), "parts": 1}
+            return total_loss(params, {n: peers[n].batch_stats for n in losses}, peers, batch, **fixed)
 
-        key = jax.random.key(0)
-        return jax.vjp(total_loss, params)[1]
+        return jax.vjp(objective, {name: peers[name].params for name in losses}, has_aux=True)[1]
 
-    given = {n: peers[n].params for n in losses}, {n: peers[n].batch_stats for n in losses}, batch
-    on_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), given)
+    on_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (peers, batch))
     return size(jax.eval_shape(jax.vmap(residuals, axis_name=parallel.AXIS), *on_one))
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxseg.cli import try_config_file
+from jaxseg.compare import MODELS
 from jaxseg.config import InputError, all_fields, find_config_file, unknown_field, validate
 from scripts.estimate import DEVICES
 
-MODELS = ("unet", "rmi", "mutual")
 SHORT = {"cityscapes": "cityscapes", "voc2012": "voc", "camvid": "camvid"}  # as experiment files are named
 PROTOCOLS = ("text", "released")
 KEYS = {"title", "note", "device", "base", "grid", "config", "of", "question"}
@@ -97,25 +97,8 @@ class Plan:
 
 def read_plan(path: Path) -> Plan:
     """The plan in `path`, every run's config checked. Raises InputError naming file, table and key."""
-    try:
-        content = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        presets = ", ".join(sorted(file.stem for file in path.parent.glob("*.toml")))
-        raise InputError(f"{path}: there is no such plan. Presets: {presets or 'none here'}.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as TOML ({error}).") from error
-    check_keys(path, "the plan", content, KEYS, needed={"title", "note", "device", "grid"})
-    if content["device"] not in DEVICES:
-        raise InputError(f"{path}: device={content['device']!r}; expected one of {', '.join(DEVICES)}.")
-    fields, of = content.get("config", {}), content.get("of", {})
-    if base := content.get("base"):
-        read_plan(path.with_name(f"{base}.toml"))  # so that its mistakes are told as its own
-        above = tomllib.loads(path.with_name(f"{base}.toml").read_text())
-        fields = flat(above.get("config", {})) | flat(fields)
-        of = {
-            name: flat(above.get("of", {}).get(name, {})) | flat(of.get(name, {}))
-            for name in {**above.get("of", {}), **of}
-        }
+    content = read_content(path)
+    fields, of, base = content["config"], content["of"], content.get("base")
     runs = [run for grid in content["grid"] for run in runs_of(path, grid, fields, of, base)]
     runs.sort(key=lambda run: run.seed)
     for run in runs:
@@ -129,6 +112,27 @@ def read_plan(path: Path) -> Plan:
     for question in (questions := content.get("question", [])):
         check_keys(path, "[[question]]", question, {"ask", "of", "against"}, needed={"ask", "of", "against"})
     return Plan(path.stem, content["title"], content["note"], content["device"], base, questions, runs)
+
+
+def read_content(path: Path) -> dict:
+    """The file's tables; `config` and `of` flat, over those of the plan it builds on. Raises InputError."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        presets = ", ".join(sorted(file.stem for file in path.parent.glob("*.toml")))
+        raise InputError(f"{path}: there is no such plan. Presets: {presets or 'none here'}.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as TOML ({error}).") from error
+    check_keys(path, "the plan", content, KEYS, needed={"title", "note", "device", "grid"})
+    if content["device"] not in DEVICES:
+        raise InputError(f"{path}: device={content['device']!r}; expected one of {', '.join(DEVICES)}.")
+    base = content.get("base")
+    below = read_content(path.with_name(f"{base}.toml")) if base else {"config": {}, "of": {}}
+    of = content.get("of", {})
+    names = dict.fromkeys([*below["of"], *of])
+    content["of"] = {name: below["of"].get(name, {}) | flat(of.get(name, {})) for name in names}
+    content["config"] = below["config"] | flat(content.get("config", {}))
+    return content
 
 
 def runs_of(path: Path, grid: dict, fields: dict, of: dict, base: str | None) -> list[Run]:
@@ -152,9 +156,9 @@ def runs_of(path: Path, grid: dict, fields: dict, of: dict, base: str | None) ->
         for dataset in grid["datasets"]:
             for protocol in protocols:
                 for model in grid["models"]:
-                    own = flat(fields)
+                    own = dict(fields)
                     for name in (model, dataset, protocol):
-                        own |= flat(of.get(name, {}))
+                        own |= of.get(name, {})
                     own |= flat(grid.get("config", {}))
                     arm, start = grid.get("arm", model), grid.get("starts_from")
                     if start:

@@ -18,24 +18,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoint
 from jaxseg.cli import EXIT_INPUT
 from jaxseg.config import InputError, load_config
 from jaxseg.data.augment import pad_to, resize_pair, to_element
 from jaxseg.data.prepare import prepare
 from jaxseg.data.raw import read_image
+from jaxseg.evaluate import restored_peers
 from jaxseg.labels import LABELS, VOID
 from jaxseg.models import SIZE_MULTIPLE_PX
-from jaxseg.peers import create_peers, without_init
 from jaxseg.show import prediction_figure
 from jaxseg.step import TrainState, predict
 
-
-def restored_peer(workdir: Path, config: ConfigDict, which: str) -> TrainState:
-    """The reported network of a run. Raises InputError."""
-    manager = checkpoint.open_manager(workdir, config.checkpoint, read_only=True)
-    peers, _ = create_peers(without_init(config), num_classes=LABELS[config.data.name].num_classes, steps=1)
-    return checkpoint.restore(manager, checkpoint.find_step(manager, which), peers)[config.peer]
+forward = jax.jit(predict)
 
 
 def label_map(peer: TrainState, config: ConfigDict, image: np.ndarray) -> np.ndarray:
@@ -44,7 +38,7 @@ def label_map(peer: TrainState, config: ConfigDict, image: np.ndarray) -> np.nda
     multiple = SIZE_MULTIPLE_PX[config.model.name]
     padded = {"height": -(-height // multiple) * multiple, "width": -(-width // multiple) * multiple}
     element = to_element(*pad_to(image, np.full((height, width), VOID, np.uint8), **padded))
-    logits = jax.jit(predict)(peer, element["image"][None])
+    logits = forward(peer, element["image"][None])
     return np.asarray(logits[0, :height, :width].argmax(-1)).astype(np.uint8)
 
 
@@ -52,10 +46,10 @@ def chosen_images(config: ConfigDict, options: argparse.Namespace) -> tuple[list
     """Images and, of the validation split, their label maps. Raises InputError."""
     if not options.images:
         records = prepare(config.data).records("val")
-        numbers = [int(number) for number in options.val.split(",")]
-        if not all(0 <= number < len(records) for number in numbers):
+        numbers = options.val.split(",")
+        if not all(number.isdecimal() and int(number) < len(records) for number in numbers):
             raise InputError(f"--val={options.val}: there are validation images 0 to {len(records) - 1}.")
-        shown = [records[number] for number in numbers]
+        shown = [records[int(number)] for number in numbers]
         return [record["image"] for record in shown], [record["label"] for record in shown]
     images = []
     for path in options.images:
@@ -83,8 +77,9 @@ def main(options: argparse.Namespace) -> None:
     images, truth = chosen_images(first, options)
     predictions = {}
     for name, config in configs.items():
-        peer = restored_peer(runs[name], config, options.checkpoint)
+        peer = restored_peers(config, runs[name], options.checkpoint)[1][config.peer]
         predictions[name] = [label_map(peer, config, image) for image in images]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     prediction_figure(options.output, images, truth, predictions, LABELS[first.data.name])
     print(f"written: {options.output}")
 

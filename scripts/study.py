@@ -259,8 +259,9 @@ def main(options: argparse.Namespace) -> int:
     runs, output = shard_of(plan, int(match[1]), int(match[2])), options.output / plan.name
     if options.dry_run:
         return dry_run(plan, runs, output)
-    if len(sources) < len(options.source):
-        raise InputError(f"--source={options.source}: expected DATASET=FOLDER, each data set once.")
+    if len(sources) < len(options.source) or sources.keys() - TRAINING_IMAGES:
+        given, known = " ".join(options.source), ", ".join(TRAINING_IMAGES)
+        raise InputError(f"--source: got {given}; expected DATASET=FOLDER, once each, DATASET one of {known}.")
     prepare_data(runs, sources)
     write_plan(plan, output)
     console = Console(markup=False)

@@ -31,8 +31,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_are_dropped():
-    """After every module: each holds memory maps, of which a process may have 65,530 (vm.max_map_count); all tests
-    together need more, and then compiling aborts."""
+    """After every module: each holds memory maps, of which a process may have 65,530 (vm.max_map_count). In one process
+    all tests once ran out of something, and a compilation aborted; since then they have not."""
     yield
     jax.clear_caches()
 

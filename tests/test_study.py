@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxseg.config import InputError, load_config
-from jaxseg.evaluate import score_checkpoint
+from jaxseg.evaluate import restored_peers, score_checkpoint
 from jaxseg.metrics import confusion_matrix
 from scripts import plot_predictions, study
 from scripts.estimate import DEVICES, abstract_peers, estimate
@@ -209,7 +209,7 @@ def check_figure(workdir: Path, output: Path) -> None:
     config = load_config(workdir)
     options = Namespace(runs=[f"mine={workdir}"], images=[], val="0,1", checkpoint="last", output=output)
     images, truth = plot_predictions.chosen_images(config, options)
-    peer = plot_predictions.restored_peer(workdir, config, "last")
+    peer = restored_peers(config, workdir, "last")[1][config.peer]
     total = sum(
         np.asarray(confusion_matrix(plot_predictions.label_map(peer, config, image), label, 19))
         for image, label in zip(images, truth, strict=True)
@@ -217,9 +217,9 @@ def check_figure(workdir: Path, output: Path) -> None:
     assert total.tolist() == score_checkpoint(config, workdir, "last")["peers"]["unet"]["confusion"]
     plot_predictions.main(options)
     assert output.stat().st_size > 5_000
-    options.val = "2"
-    with pytest.raises(InputError, match="there are validation images 0 to 1"):
-        plot_predictions.main(options)
+    for options.val in ("2", "a", "0,-1", ""):
+        with pytest.raises(InputError, match="there are validation images 0 to 1"):
+            plot_predictions.main(options)
 
 
 def test_curves_are_means_of_stretches(tmp_path):

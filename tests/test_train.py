@@ -19,6 +19,7 @@ from jaxseg.data.prepare import prepare
 from jaxseg.evaluate import score_checkpoint
 from jaxseg.log import Log
 from jaxseg.peers import create_peers
+from jaxseg.stopping import Stop
 from jaxseg.train import only_here, train_and_evaluate
 
 
@@ -116,6 +117,15 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_the_same(tiny, tmp_path, mo
     assert all(np.array_equal(whole[path], run[path]) for path in whole)
 
 
+def test_the_second_signal_is_not_waited_for():
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked(1)
+        assert stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def cut_biggest(folder):
     biggest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     biggest.write_bytes(biggest.read_bytes()[: biggest.stat().st_size // 2])
@@ -129,7 +139,19 @@ def drop_peer(folder):
     shutil.rmtree(folder / "unet")
 
 
-@pytest.mark.parametrize("damage", [cut_biggest, drop_metadata, drop_peer])
+def flip_bit(folder):
+    """In the middle of the biggest file: of the size it was, and readable."""
+    biggest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(biggest.read_bytes())
+    content[len(content) // 2] ^= 1
+    biggest.write_bytes(content)
+
+
+def drop_sums(folder):
+    (folder / checkpoint.SUMS).unlink()
+
+
+@pytest.mark.parametrize("damage", [cut_biggest, flip_bit, drop_metadata, drop_peer, drop_sums])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tiny, tmp_path, capsys, damage):
     train_and_evaluate(tiny, tmp_path / "run")
     whole, log = saved(tmp_path / "run", tiny), (tmp_path / "run/train.jsonl").read_text()

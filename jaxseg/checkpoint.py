@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from jaxseg import hosts
 from jaxseg.config import InputError
 from jaxseg.step import Peers, TrainState
 
@@ -29,7 +30,9 @@ HIGHER_IS_BETTER = {"mean_iou": True, "train_loss": False}
 
 def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = False) -> ocp.CheckpointManager:
     """The checkpoints of WORKDIR. Best by `config.checkpoint.best` (orbax's own max_to_keep would drop the latest)."""
-    absl.logging.set_verbosity(absl.logging.ERROR)  # orbax tells every step of every save, and warns of its own options
+    absl.logging.set_verbosity(
+        absl.logging.FATAL
+    )  # orbax tells every step of every save; errors come as exceptions, too
     higher = HIGHER_IS_BETTER[checkpoint.best]
     policies = ocp.checkpoint_managers
     rank = functools.partial(_metric, name=checkpoint.best)
@@ -67,21 +70,23 @@ def _sums(folder: Path) -> dict[str, str]:
 
 def _write_sums(checkpoints: Path) -> None:
     """Of the one checkpoint that is being written."""
-    if jax.process_index() == 0:
+    if hosts.is_first():
         for folder in checkpoints.glob("*.orbax-checkpoint-tmp*"):
             (folder / SUMS).write_text(json.dumps(_sums(folder), indent=1) + "\n")
 
 
-def _check_sums(folder: Path) -> None:
-    """Raises ValueError naming the files that are not as they were written."""
-    written, found = json.loads((folder / SUMS).read_text()), _sums(folder)
-    wrong = [
-        f"{name} is {'not what was written' if name in found else 'missing'}"
-        for name, digest in written.items()
-        if found.get(name) != digest
-    ]
-    if wrong:
-        raise ValueError(f"of {len(written)} files, " + ", ".join(wrong[:3]) + (" …" if len(wrong) > 3 else ""))
+def _check_sums(manager: ocp.CheckpointManager, step: int, what: str) -> None:
+    """Raises InputError naming the files that are not as they were written."""
+    with _named_errors(manager, step, what):
+        folder = Path(manager.directory) / str(step)
+        written, found = json.loads((folder / SUMS).read_text()), _sums(folder)
+        wrong = [
+            f"{name} is {'not what was written' if name in found else 'missing'}"
+            for name, digest in written.items()
+            if found.get(name) != digest
+        ]
+        if wrong:
+            raise ValueError(f"of {len(written)} files, " + ", ".join(wrong[:3]) + (" …" if len(wrong) > 3 else ""))
 
 
 def save(manager: ocp.CheckpointManager, step: int, peers: Peers, metrics: dict[str, float] | None) -> None:
@@ -99,8 +104,9 @@ def restore(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:
     for name, peer in peers.items():
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _saved(peer))
         items[name] = ocp.args.StandardRestore(shapes)
-    with _named_errors(manager, step, f"peers {', '.join(peers)} of the run's config"):
-        _check_sums(Path(manager.directory) / str(step))
+    what = f"peers {', '.join(peers)} of the run's config"
+    hosts.on_first(lambda: _check_sums(manager, step, what))
+    with _named_errors(manager, step, what):
         restored = manager.restore(step, args=ocp.args.Composite(**items))
         restored = {name: peer.replace(**restored[name]) for name, peer in peers.items()}
         jax.tree.map_with_path(_check_leaf, restored, peers)  # orbax itself lets other shapes pass
@@ -122,16 +128,21 @@ def restore_newest(
             damaged.append((step, error))
             continue
         for newer, error in damaged:
-            aside.mkdir(exist_ok=True)
-            free = next(
-                name for n in itertools.count() if not (name := aside / f"{newer}{f'-{n}' if n else ''}").exists()
-            )
-            (Path(manager.directory) / str(newer)).rename(free)
-            say(f"{error} It is kept as {free}; the one before it, of step {step}, is used.")
+            kept = hosts.on_first(lambda newer=newer: _move(Path(manager.directory) / str(newer), aside))
+            say(f"{error} It is kept as {kept}; the one before it, of step {step}, is used.")
         if damaged:
             manager.reload()
         return step, peers
     raise InputError(f"{damaged[0][1]} No other checkpoint can be read either; start in another folder.")
+
+
+def _move(folder: Path, aside: Path) -> Path:
+    """Into `aside`, under a name that is free there."""
+    aside.mkdir(exist_ok=True)
+    free = next(
+        name for n in itertools.count() if not (name := aside / f"{folder.name}{f'-{n}' if n else ''}").exists()
+    )
+    return folder.rename(free)
 
 
 def restore_variables(workdir: Path, config: ConfigDict, target: dict, *, report: Callable | None = None) -> dict:
@@ -141,8 +152,9 @@ def restore_variables(workdir: Path, config: ConfigDict, target: dict, *, report
         step = find_step(manager, "last" if manager.best_step() is None else "best")
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
         item = {config.peer: ocp.args.PyTreeRestore(shapes, partial_restore=True)}
-        with _named_errors(manager, step, f"peer {config.peer} of this network"):
-            _check_sums(Path(manager.directory) / str(step))
+        what = f"peer {config.peer} of this network"
+        _check_sums(manager, step, what)
+        with _named_errors(manager, step, what):
             restored = manager.restore(step, args=ocp.args.Composite(**item))[config.peer]
             jax.tree.map_with_path(_check_leaf, restored, target)
     for path, leaf in jax.tree.leaves_with_path(restored) if report is not None else ():

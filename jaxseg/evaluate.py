@@ -51,7 +51,7 @@ def evaluate(eval_step, peers: Peers, prepared: Prepared, config: ConfigDict) ->
         for name, confusion in parallel.unreplicate(confusions).items():
             total[name] = total.get(name, 0) + confusion.astype(np.int64)
         if sum(len(b["image"]) for b, _ in shown) < config.eval.figure_images:
-            shown.append((batch, {n: np.asarray(p).reshape(batch["label"].shape) for n, p in predictions.items()}))
+            shown.append((batch, {n: parallel.gather(p) for n, p in predictions.items()}))
     expected = pipeline.scored_pixels(prepared, config)
     for name, confusion in total.items():
         if expected is not None and confusion.sum() != expected:

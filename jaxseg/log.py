@@ -6,6 +6,7 @@ one by one, and written before anything of their step is saved, so that a log ne
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from jaxseg import parallel
+from jaxseg import hosts, parallel
 from jaxseg.cli import NonFiniteError
 from jaxseg.config import is_frozen, peer_sections
 from jaxseg.data import pipeline
@@ -48,11 +49,16 @@ class Log:
             for name, section in peer_sections(self.config).items()
             if not is_frozen(self.config, name)
         }
-        self.train_file, earlier = reopen(self.workdir / "train.jsonl", self.start)
-        self.eval_file, evaluated = reopen(self.workdir / "eval.jsonl", self.start)
+        names = ("train.jsonl", "eval.jsonl")
+        earlier, evaluated = (trimmed(self.workdir / name, self.start) for name in names)
+        self.train_file, self.eval_file = (
+            (self.workdir / name if hosts.is_first() else Path(os.devnull)).open("a") for name in names
+        )
         since = evaluated[-1]["step"] if evaluated else 0
         self.losses = [line[f"{self.config.peer}/loss"] for line in earlier if line["step"] > since]
-        self.board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=self.start + 1)
+        self.board = SummaryWriter(
+            str(self.workdir / "tensorboard"), purge_step=self.start + 1, write_to_disk=hosts.is_first()
+        )
         columns = (
             TextColumn("step"),
             BarColumn(bar_width=10),
@@ -150,8 +156,13 @@ class Log:
         return {key: float("nan") if value is None else value for key, value in ranking.items()}
 
 
-def reopen(path: Path, start: int):
-    """The log file with lines of steps after `start` dropped (they will be computed again), opened to append; its lines."""
+def trimmed(path: Path, start: int) -> list[dict]:
+    """The lines of a log; those of steps after `start` (they will be computed again) are dropped from the file."""
+    hosts.on_first(lambda: trim(path, start))
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def trim(path: Path, start: int) -> None:
     lines = path.read_text().splitlines() if path.exists() else []
     kept = []
     for line in lines:
@@ -163,4 +174,3 @@ def reopen(path: Path, start: int):
     part = path.with_name(f"{path.name}.part")
     part.write_text("".join(json.dumps(line) + "\n" for line in kept))
     part.rename(path)
-    return path.open("a"), kept

@@ -1,15 +1,16 @@
 """Trains and scores what an experiment file describes.
 
     python -m jaxseg.main --config=configs/unet_voc.py[:released] [--workdir=DIR] [--config.field=value …]
+                          [--distributed [--coordinator=HOST:PORT --processes=N --process=I]]
 
-The same command again goes on where it stopped.
+The same command again goes on where it stopped. On several hosts, every one runs it with --distributed.
 """
 
 from pathlib import Path
 
 from absl import flags
 
-from jaxseg import cli, show
+from jaxseg import cli, hosts, show
 from jaxseg.config import InputError, validate
 from jaxseg.train import train_and_evaluate
 
@@ -17,6 +18,10 @@ from jaxseg.train import train_and_evaluate
 def define_flags() -> None:
     cli.define_config_file()
     flags.DEFINE_string("workdir", None, "Where the run's files go; default: runs/NAME of the experiment file.")
+    flags.DEFINE_bool("distributed", False, "One of several processes; their places are found in the environment.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the environment does not tell.")
+    flags.DEFINE_integer("processes", None, "How many processes there are, likewise.", lower_bound=1)
+    flags.DEFINE_integer("process", None, "Which one this is, from 0, likewise.", lower_bound=0)
 
 
 def main() -> None:
@@ -24,12 +29,25 @@ def main() -> None:
         raise InputError(f"--config=FILE is needed.\n{__doc__}")
     config = flags.FLAGS.config
     validate(config)
+    join_others()
     workdir = Path(flags.FLAGS.workdir or default_workdir(flags.FLAGS["config"].config_filename))
     results = train_and_evaluate(config, workdir)
+    if not hosts.is_first():
+        return
     show.print_results(results)
     print(f"figure:  {workdir / 'predictions.png'}")
     print(f"results: {workdir / 'results.json'}")
     print(next_step(config, workdir))
+
+
+def join_others() -> None:
+    """Joins the other hosts where the flags ask for it. Raises InputError."""
+    place = {name: flags.FLAGS[name].value for name in ("coordinator", "processes", "process")}
+    given = [f"--{name}={value}" for name, value in place.items() if value is not None]
+    if flags.FLAGS.distributed:
+        hosts.join(**place)
+    elif given:
+        raise InputError(f"{' '.join(given)} without --distributed; add it, or drop {'them' if given[1:] else 'it'}.")
 
 
 def default_workdir(config_file: str) -> Path:

@@ -52,6 +52,11 @@ def shard(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     return {key: jax.device_put(x.reshape(len(devices), -1, *x.shape[1:]), sharding) for key, x in batch.items()}
 
 
+def gather(x: jax.Array) -> np.ndarray:
+    """[local devices, b, ...] -> [local devices · b, ...] of this host."""
+    return np.concatenate([np.asarray(piece.data)[0] for piece in x.addressable_shards])
+
+
 def shard_ahead(batches: Iterable, *, ahead: int = 2) -> Iterator[dict[str, jax.Array]]:
     """Sharded batches, `ahead` of them already on their way to the devices."""
     waiting = collections.deque()

@@ -10,12 +10,13 @@ import fcntl
 import json
 import time
 from pathlib import Path
+from typing import TextIO
 
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxseg import checkpoint, parallel
+from jaxseg import checkpoint, hosts, parallel
 from jaxseg.cli import StoppedError
 from jaxseg.config import InputError, all_fields, check_devices, field, is_frozen, load_config, peer_sections, validate
 from jaxseg.data import pipeline
@@ -50,31 +51,35 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     started = time.monotonic()
     validate(config)
     check_devices(config, devices=jax.device_count())
-    workdir, console = Path(workdir), Console(markup=False, highlight=False)
-    prepared = prepare(config.data)
-    with only_here(workdir):
+    workdir, console = Path(workdir), Console(markup=False, highlight=False, quiet=not hosts.is_first())
+    prepared = hosts.together(lambda: prepare(config.data))
+    with hosts.on_first(lambda: only_here(workdir)) or contextlib.nullcontext():
         return _train_and_evaluate(config, workdir, prepared, console, started)
 
 
 def _train_and_evaluate(
     config: ConfigDict, workdir: Path, prepared: Prepared, console: Console, started: float
 ) -> dict:
-    claim(workdir, config, prepared)
+    hosts.on_first(lambda: claim(workdir, config, prepared))
+    hosts.together(lambda: check_same(workdir, config, prepared))
     schedule_steps = pipeline.steps_of_epochs(
         config.train.epochs, images=prepared.images("train"), batch_size=config.train.batch_size
     )
     last_step = min(config.train.max_steps or schedule_steps, schedule_steps)
 
     with checkpoint.open_manager(workdir, config.checkpoint) as manager:
-        start, weights = manager.latest_step() or 0, {}
-        peers, losses = create_peers(
-            without_init(config) if start else config,
-            num_classes=prepared.labels.num_classes,
-            steps=schedule_steps,
-            report=lambda peer, line: weights.setdefault(peer, []).append(line),
+        start, weights = hosts.of_first(manager.latest_step() or 0), {}
+        peers, losses = hosts.together(
+            lambda: create_peers(
+                without_init(config) if start else config,
+                num_classes=prepared.labels.num_classes,
+                steps=schedule_steps,
+                report=lambda peer, line: weights.setdefault(peer, []).append(line),
+            )
         )
         describe(console, config, prepared, peers, last_step, workdir)
-        tell_weights(console, workdir, weights)
+        if hosts.is_first():
+            tell_weights(console, workdir, weights)
         if start:
             aside = workdir / "damaged"
             start, peers = checkpoint.restore_newest(
@@ -116,7 +121,7 @@ def _train_and_evaluate(
         results = finish(workdir, config, prepared, step, evaluation, manager)
     results["wall_time_s"] = time.monotonic() - started
     results["images_per_s"] = log.images_per_s
-    write_json(workdir / "results.json", results)
+    hosts.on_first(lambda: write_json(workdir / "results.json", results))
     return results
 
 
@@ -127,21 +132,19 @@ def evaluation_steps(config: ConfigDict, prepared: Prepared, last_step: int) -> 
     return {pipeline.steps_of_epochs(epochs, **count) for epochs in ends} | {last_step}
 
 
-@contextlib.contextmanager
-def only_here(workdir: Path):
-    """Refuses a second process in `workdir`; a killed one lets go. Raises InputError."""
+def only_here(workdir: Path) -> TextIO:
+    """Takes `workdir` until the file returned is closed; a killed process lets go. Raises InputError for a second one."""
     workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index():  # the first host holds it for all
-        yield
-        return
-    with (workdir / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"--workdir={workdir}: another process is training there; wait for it, or use another folder."
-            ) from error
-        yield
+    file = (workdir / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InputError(
+            f"--workdir={workdir}: another process is training there; wait for it, or use another folder. (Processes that"
+            " are to train together need --distributed.)"
+        ) from error
+    return file
 
 
 def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
@@ -163,6 +166,20 @@ def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
                 + "\n  ".join(lines)
             )
     write_json(path, {"config": config.to_dict(), "data": prepared.fingerprint})
+
+
+def check_same(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
+    """That this host sees what the first one wrote, and has the same config and data. Raises InputError."""
+    path = workdir / "config.json"
+    if not path.exists():
+        raise InputError(
+            f"--workdir={workdir}: the first host's {path.name} is not there; it must be a folder of all hosts."
+        )
+    stored = json.loads(path.read_text())
+    if lines := list(differences(load_config(workdir), config).values()):
+        raise InputError("another config than on the first host:\n  " + "\n  ".join(lines))
+    if stored["data"] != prepared.fingerprint:
+        raise InputError(f"other data: fingerprint {stored['data']} on the first host, {prepared.fingerprint} here.")
 
 
 def differences(stored: ConfigDict, config: ConfigDict) -> dict[str, str]:
@@ -212,9 +229,10 @@ def describe(
 
 def finish(workdir: Path, config: ConfigDict, prepared: Prepared, step: int, evaluation: Evaluation, manager) -> dict:
     """The figure, and the results of the last step beside the best checkpoint's."""
-    prediction_figure(
-        workdir / "predictions.png", evaluation.images, evaluation.labels, evaluation.predictions, prepared.labels
-    )
+    if hosts.is_first():
+        prediction_figure(
+            workdir / "predictions.png", evaluation.images, evaluation.labels, evaluation.predictions, prepared.labels
+        )
     best = manager.best_step()
     best_metrics = manager.metrics(best) if best is not None else None
     return {

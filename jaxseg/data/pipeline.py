@@ -4,7 +4,8 @@ In: a `Prepared` data set and `config`. Out: iterators of this host's share of e
 {"image": f32 [b, h, w, 3] in [0, 1], "label": i32 [b, h, w], "valid": bool [b, h, w]}, NumPy arrays.
 
 Images are drawn and cropped by their position in the endless stream, before that stream is dealt out to hosts; so the
-global batch does not depend on hosts, devices, workers or threads, and starting at step n costs nothing.
+global batch does not depend on hosts, devices, workers or threads, and starting at step n costs nothing. A host's share
+is consecutive: laid side by side the shares are the global batch, in its order.
 """
 
 import math
@@ -58,6 +59,23 @@ class View(grain.transforms.RandomMap):
         return to_element(*pad_to(image, label, height=height, width=width))
 
 
+class Share(grain.MapDataset):
+    """Of every `batch_size` consecutive elements, those of host `process` of `processes`: the p-th of equal parts."""
+
+    def __init__(self, parent: grain.MapDataset, *, batch_size: int, process: int, processes: int):
+        super().__init__(parent)
+        self.parent, self.batch_size, self.process, self.part = parent, batch_size, process, batch_size // processes
+
+    def __len__(self) -> int:
+        return len(self.parent) // self.batch_size * self.part
+
+    def __getitem__(self, index: int | slice):
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, position = divmod(index, self.part)
+        return self.parent[batch * self.batch_size + self.process * self.part + position]
+
+
 def stream(prepared: Prepared, *, seed: int) -> grain.MapDataset:
     """The endless stream of training records: every epoch once through the split, shuffled anew."""
     return grain.MapDataset.source(prepared.records("train")).seed(seed).shuffle().repeat()
@@ -68,12 +86,12 @@ def train_batches(
 ) -> grain.DatasetIterator:
     """This host's share of the global batches from `start_step` on, without end; `close()` it when done.
 
-    Host p of P gets every P-th image of the global batch, from p on. Raises InputError where a crop does not fit.
+    Raises InputError where a crop does not fit.
     """
     data = config.data
     check_crop(prepared, "train", data.crop_px)
     dataset = stream(prepared, seed=config.seed).random_map(RandomCrop(data.crop_px))
-    dataset = dataset[process::processes].batch(config.train.batch_size // processes, drop_remainder=True)[start_step:]
+    dataset = shares(dataset, batch_size=config.train.batch_size, process=process, processes=processes)[start_step:]
     return iterate(dataset, workers=data.workers, threads=data.threads)
 
 
@@ -106,8 +124,14 @@ def eval_batches(
         padded_hw=padded_hw(prepared, config, multiple_px=multiple_px),
     )
     dataset = grain.MapDataset.range(batches * evaluation.batch_size).seed(config.seed).random_map(view)
-    dataset = dataset[process::processes].batch(evaluation.batch_size // processes, drop_remainder=True)
+    dataset = shares(dataset, batch_size=evaluation.batch_size, process=process, processes=processes)
     return iterate(dataset, workers=data.workers, threads=data.threads)
+
+
+def shares(dataset: grain.MapDataset, *, batch_size: int, process: int, processes: int) -> grain.MapDataset:
+    """A host's shares of global batches of `batch_size`."""
+    share = Share(dataset, batch_size=batch_size, process=process, processes=processes)
+    return share.batch(batch_size // processes, drop_remainder=True)
 
 
 def padded_hw(prepared: Prepared, config: ConfigDict, *, multiple_px: int) -> tuple[int, int]:

@@ -11,6 +11,8 @@ import functools
 import hashlib
 import itertools
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +35,7 @@ def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = Fal
     absl.logging.set_verbosity(
         absl.logging.FATAL
     )  # orbax tells every step of every save; errors come as exceptions, too
+    _hear_no_closed_loops()
     higher = HIGHER_IS_BETTER[checkpoint.best]
     policies = ocp.checkpoint_managers
     rank = functools.partial(_metric, name=checkpoint.best)
@@ -51,6 +54,19 @@ def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = Fal
         async_options=ocp.options.AsyncOptions(post_finalization_callback=lambda: _write_sums(workdir / "checkpoints")),
     )
     return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+
+
+@functools.cache
+def _hear_no_closed_loops() -> None:
+    """Where one file cannot be read or written, orbax closes its event loop, and what else was under way prints pages of
+    "Event loop is closed" from tensorstore's threads. The error itself is raised; these are dropped."""
+    before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _metric(metrics: dict, *, name: str) -> float:
@@ -89,13 +105,49 @@ def _check_sums(manager: ocp.CheckpointManager, step: int, what: str) -> None:
             raise ValueError(f"of {len(written)} files, " + ", ".join(wrong[:3]) + (" …" if len(wrong) > 3 else ""))
 
 
-def save(manager: ocp.CheckpointManager, step: int, peers: Peers, metrics: dict[str, float] | None) -> None:
-    """Starts writing the checkpoint of `step`; returns before it is on disk (`manager.wait_until_finished()`).
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    peers: Peers,
+    metrics: dict[str, float] | None,
+    *,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Starts writing the checkpoint of `step`; returns before it is on disk (`wait`).
 
-    metrics: what `config.checkpoint.best` ranks by, where the step was evaluated.
+    metrics: what `config.checkpoint.best` ranks by, where the step was evaluated. What a full disk or another of its
+    errors keeps from being written is told and given up: the checkpoints before it stay, the next one is tried.
     """
+    wait(manager, say=say)
     items = {name: ocp.args.StandardSave(_saved(peer)) for name, peer in peers.items()}
-    manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+    with _given_up(manager, say):
+        manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+
+
+def wait(manager: ocp.CheckpointManager, *, say: Callable[[str], None] = print) -> int | None:
+    """Until what was begun is on disk, or given up as in `save`; the newest step that is there."""
+    with _given_up(manager, say):
+        manager.wait_until_finished()
+    return manager.latest_step()
+
+
+@contextlib.contextmanager
+def _given_up(manager: ocp.CheckpointManager, say: Callable[[str], None]) -> Iterator[None]:
+    """An error of the disk as a sentence. On several hosts it is raised: the others wait for this one's part."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # tensorstore's are ValueErrors that quote the system's
+        if jax.process_count() > 1 or not (isinstance(error, OSError) or "os_error_code" in str(error)):
+            raise
+        folder = Path(manager.directory)
+        for part in folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(part, ignore_errors=True)
+        manager.reload()
+        steps = ", ".join(map(str, sorted(manager.all_steps()))) or "none"
+        say(
+            f"{folder}: a checkpoint could not be written ({str(error)[-300:]}). Steps saved so far: {steps}. Training goes"
+            " on, and the next checkpoint is tried again; make room."
+        )
 
 
 def restore(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:

@@ -1,14 +1,17 @@
 """From the command line to a checked config, and from an exception to a sentence and an exit status.
 
 In: `sys.argv`. Out: a validated `config` in absl's flags. Exit status of every command: 0 done, 1 a crash (please
-report it), 2 input that cannot be used, 3 the loss became NaN or infinite, 130 and 143 stopped by SIGINT (Ctrl-C) or
-SIGTERM, while training with everything saved.
+report it), 2 input that cannot be used, 3 the loss became NaN or infinite, 4 memory or disk do not suffice, 5 another
+host is gone, 130 and 143 stopped by SIGINT (Ctrl-C) or SIGTERM, while training with everything saved.
 """
 
+import contextlib
+import os
 import re
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -17,11 +20,21 @@ from jaxseg.config import InputError, all_fields, default, find_config_file, unk
 
 EXIT_INPUT = 2
 EXIT_NONFINITE = 3
+EXIT_RESOURCE = 4
+EXIT_HOST_LOST = 5
 EXIT_INTERRUPTED = 130  # as shells report SIGINT
 
 
 class NonFiniteError(RuntimeError):
     """A loss term or gradient became NaN or infinite; training stopped before anything of it was saved."""
+
+
+class ResourceError(RuntimeError):
+    """Memory or disk do not suffice; what was saved before is whole."""
+
+
+class HostLostError(RuntimeError):
+    """One of several hosts is gone; what was saved before is whole."""
 
 
 class StoppedError(RuntimeError):
@@ -42,6 +55,10 @@ def run(main: Callable[[], int | None], *, usage: str, define: Callable[[], None
             return say(f"error: {error}", EXIT_INPUT)
         except NonFiniteError as error:
             return say(f"stopped: {error}", EXIT_NONFINITE)
+        except ResourceError as error:
+            leave_at_once(say(f"stopped: {error}", EXIT_RESOURCE))  # libraries' endings would write on a full disk
+        except HostLostError as error:
+            leave_at_once(say(f"stopped: {error}", EXIT_HOST_LOST))  # JAX's would wait for the host that is gone
         except StoppedError as stopped:
             return say(f"stopped: {stopped}", stopped.status)
         except KeyboardInterrupt:
@@ -56,6 +73,14 @@ def run(main: Callable[[], int | None], *, usage: str, define: Callable[[], None
 
     logging.set_verbosity(logging.ERROR)  # what a person must read is said by sentences of our own
     app.run(guarded, flags_parser=parse)
+
+
+def leave_at_once(status: int) -> NoReturn:
+    """Without what libraries do at the end of a process."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def say(message: str, status: int) -> int:

@@ -52,6 +52,7 @@ def default() -> ConfigDict:
     train.max_steps = 0  # stop here, with schedules still laid out over `epochs`; 0: when the epochs are done
     train.batch_size = 8  # images a step, over all devices and hosts; code, Model 1
     train.accumulate_steps = 1  # passes that a device's share of the batch is cut into, for batches that do not fit
+    train.max_skipped_steps = 0  # updates left out because something was not finite; one more stops the run
     train.log_every_steps = 20
 
     config.eval = evaluation = ConfigDict()
@@ -181,6 +182,7 @@ AT_LEAST = {
     "train.max_steps": 0,
     "train.batch_size": 1,
     "train.accumulate_steps": 1,
+    "train.max_skipped_steps": 0,
     "train.log_every_steps": 1,
     "eval.every_epochs": 1,
     "eval.batch_size": 1,

@@ -4,6 +4,7 @@ In: measurements still on the devices, and evaluations. Out: lines and a bar; me
 one by one, and written before anything of their step is saved, so that a log never lags behind a checkpoint.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -55,7 +56,9 @@ class Log:
             (self.workdir / name if hosts.is_first() else Path(os.devnull)).open("a") for name in names
         )
         since = evaluated[-1]["step"] if evaluated else 0
-        self.losses = [line[f"{self.config.peer}/loss"] for line in earlier if line["step"] > since]
+        self.skipped = sum(int(line.get("skipped", 0)) for line in earlier)
+        finite = [line for line in earlier if not line.get("skipped")]
+        self.losses = [line[f"{self.config.peer}/loss"] for line in finite if line["step"] > since]
         self.board = SummaryWriter(
             str(self.workdir / "tensorboard"), purge_step=self.start + 1, write_to_disk=hosts.is_first()
         )
@@ -73,10 +76,11 @@ class Log:
         self.bar.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
         self.bar.stop()
-        for file in (self.train_file, self.eval_file, self.board):
-            file.close()
+        with contextlib.suppress(*([OSError] if kind else [])):  # of a full disk; an error is on its way already
+            for file in (self.train_file, self.eval_file, self.board):
+                file.close()
 
     @property
     def images_per_s(self) -> float | None:
@@ -95,13 +99,16 @@ class Log:
         rows = [(step, parallel.unreplicate(m)) for step, m in self.pending]
         self.pending = []
         for step, row in rows:
+            self.skipped += int(row.get("skipped", 0))
             self.check_finite(step, row)
             rates = {f"{name}/learning_rate": float(rate(step - 1)) for name, rate in self.schedules.items()}
-            line = {"step": step} | rates | {key: float(value) for key, value in row.items()}
+            measured = {key: float(value) if np.isfinite(value) else None for key, value in row.items()}
+            line = {"step": step} | rates | measured
             self.train_file.write(json.dumps(line) + "\n")
-            self.losses.append(line[f"{self.config.peer}/loss"])
+            if not line.get("skipped"):
+                self.losses.append(line[f"{self.config.peer}/loss"])
         self.train_file.flush()
-        for key in (k for k in line if k != "step"):
+        for key in (k for k in line if k != "step" and line[k] is not None):
             self.board.add_scalar(f"train/{key}", line[key], step)
         now = time.monotonic()
         self.rates.append((step - self.flushed_step) * self.config.train.batch_size / (now - self.flushed_at))
@@ -109,17 +116,29 @@ class Log:
         self.show(step, [row for _, row in rows])
 
     def check_finite(self, step: int, row: dict) -> None:
+        """Raises NonFiniteError, or, where such updates are left out and there may be more of them, says so."""
         broken = [
             key for key in sorted(row, key=lambda key: ("/loss" in key, "_norm" in key)) if not np.isfinite(row[key])
         ]
-        if broken:
-            ids = pipeline.image_ids(self.prepared, self.config, step=step - 1)
-            saved = f"{self.workdir / 'checkpoints'} holds what was saved before"
-            raise NonFiniteError(
-                f"{broken[0]} became {float(row[broken[0]])} at step {step} (steps {self.flushed_step + 1} to {step} were"
-                f" looked at; also not finite: {', '.join(broken[1:]) or 'nothing'}). Images of its batch: {', '.join(ids)}."
-                f" {saved}; try a lower config.optim.learning_rate, or config.model.dtype=float32."
-            )
+        if not broken:
+            return
+        limit = self.config.train.max_skipped_steps
+        what = (
+            f"{broken[0]} became {float(row[broken[0]])} at step {step} (steps {self.flushed_step + 1} to {step} were"
+            f" looked at; also not finite: {', '.join(broken[1:]) or 'nothing'}). Images of its batch:"
+            f" {', '.join(pipeline.image_ids(self.prepared, self.config, step=step - 1))}."
+        )
+        if row.get("skipped") and self.skipped <= limit:
+            self.console.print(f"{what} Its update is skipped ({self.skipped} of at most {limit}).", soft_wrap=True)
+            return
+        tried = (
+            f" {self.skipped} updates were to be skipped, config.train.max_skipped_steps is {limit}." if limit else ""
+        )
+        raise NonFiniteError(
+            f"{what}{tried} {self.workdir / 'checkpoints'} holds what was saved before; try a lower"
+            " config.optim.learning_rate, or config.model.dtype=float32, or leave such updates out by"
+            " config.train.max_skipped_steps."
+        )
 
     def show(self, step: int, rows: list[dict]) -> None:
         """In the bar, or now and then in a line of their own: the reported peer's terms, the other peers' losses."""

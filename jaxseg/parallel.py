@@ -18,11 +18,12 @@ from jaxseg.step import eval_step, train_step
 AXIS = "batch"
 
 
-def compile_train_step(*, losses: Mapping, seed: int, accumulate_steps: int):
+def compile_train_step(*, losses: Mapping, seed: int, accumulate_steps: int, skip_nonfinite: bool = False):
     """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused."""
 
     def step(seed, peers, batch):
-        return train_step(peers, batch, losses=losses, seed=seed, accumulate_steps=accumulate_steps, axis_name=AXIS)
+        options = {"accumulate_steps": accumulate_steps, "skip_nonfinite": skip_nonfinite, "axis_name": AXIS}
+        return train_step(peers, batch, losses=losses, seed=seed, **options)
 
     # An argument, not a constant of the program: one entry of JAX's compilation cache then serves every seed.
     compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), donate_argnums=(1,))

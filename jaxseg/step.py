@@ -41,7 +41,14 @@ def create_peer(model, tx: optax.GradientTransformation, variables: Mapping) -> 
 
 
 def train_step(
-    peers: Peers, batch: Batch, *, losses: Mapping[str, LossFn], seed: ArrayLike, accumulate_steps: int, axis_name: str
+    peers: Peers,
+    batch: Batch,
+    *,
+    losses: Mapping[str, LossFn],
+    seed: ArrayLike,
+    accumulate_steps: int,
+    skip_nonfinite: bool = False,
+    axis_name: str,
 ) -> tuple[Peers, dict[str, jax.Array]]:
     """One update of all peers that have a loss, from one global batch; a peer without one is a teacher, held fixed.
 
@@ -50,7 +57,8 @@ def train_step(
     accumulate_steps > 1, over as many slices of the share, through which BatchNorm sees one slice after another.
 
     Returns the new peers and, for each trained one, float32 scalars "peer/loss", "peer/TERM", "peer/grad_norm",
-    "peer/param_norm", "peer/update_norm". Raises ValueError while tracing where the peers' logits differ in shape.
+    "peer/param_norm", "peer/update_norm". With skip_nonfinite, where one of them is not finite the peers stay as they were,
+    their step aside, and "skipped" says so. Raises ValueError while tracing where the peers' logits differ in shape.
     """
     slices = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
     parts = accumulate_steps * lax.axis_size(axis_name)
@@ -70,7 +78,8 @@ def train_step(
     batch_stats = {name: peers[name].batch_stats for name in losses}
     grads, batch_stats, terms = over_slices(slice_gradients, batch_stats, slices, accumulate_steps)
     grads, terms = lax.pmean((grads, terms), axis_name)
-    return apply_gradients(peers, grads, batch_stats, terms)
+    new_peers, measurements = apply_gradients(peers, grads, batch_stats, terms)
+    return skip_where_not_finite(peers, new_peers, measurements) if skip_nonfinite else (new_peers, measurements)
 
 
 def total_loss(
@@ -160,6 +169,16 @@ def apply_gradients(
         measurements[f"{name}/param_norm"] = optax.tree.norm(params)
         measurements[f"{name}/update_norm"] = optax.tree.norm(updates)
     return new_peers, measurements
+
+
+def skip_where_not_finite(
+    peers: Peers, new_peers: Peers, measurements: Mapping[str, jax.Array]
+) -> tuple[Peers, dict[str, jax.Array]]:
+    """`new_peers` where every measurement is finite, else `peers` with the step counted; "skipped", 0 or 1, beside."""
+    finite = jnp.isfinite(jnp.stack(list(measurements.values()))).all()
+    counted = {name: peer.replace(step=new_peers[name].step) for name, peer in peers.items()}
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_peers, counted)
+    return kept, dict(measurements) | {"skipped": 1.0 - finite}
 
 
 def eval_step(

@@ -6,9 +6,12 @@ same numbers as if it had not stopped.
 """
 
 import contextlib
+import errno
 import fcntl
+import functools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -17,8 +20,18 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxseg import checkpoint, hosts, parallel
-from jaxseg.cli import StoppedError
-from jaxseg.config import InputError, all_fields, check_devices, field, is_frozen, load_config, peer_sections, validate
+from jaxseg.cli import HostLostError, ResourceError, StoppedError
+from jaxseg.config import (
+    InputError,
+    all_fields,
+    check_devices,
+    field,
+    is_frozen,
+    load_config,
+    peer_sections,
+    section_path,
+    validate,
+)
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
 from jaxseg.evaluate import Evaluation, evaluate
@@ -36,6 +49,7 @@ MAY_CHANGE = (
     "data.workers",
     "data.threads",
     "train.max_steps",
+    "train.max_skipped_steps",
     "train.log_every_steps",
     "eval.",
     "checkpoint.",
@@ -46,20 +60,59 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains and scores what `config` describes, in `workdir`; returns what results.json holds.
 
     Raises InputError before anything heavy where the config, the data or the folder do not fit or another process trains
-    there, NonFiniteError where a loss does not stay finite, StoppedError after SIGTERM or SIGINT.
+    there, NonFiniteError where a loss does not stay finite, StoppedError after SIGTERM or SIGINT, ResourceError where
+    memory or disk do not suffice, HostLostError where one of several hosts is gone.
     """
     started = time.monotonic()
     validate(config)
     check_devices(config, devices=jax.device_count())
     workdir, console = Path(workdir), Console(markup=False, highlight=False, quiet=not hosts.is_first())
     prepared = hosts.together(lambda: prepare(config.data))
-    with hosts.on_first(lambda: only_here(workdir)) or contextlib.nullcontext():
+    with hosts.on_first(lambda: only_here(workdir)) or contextlib.nullcontext(), explained(config, workdir):
         return _train_and_evaluate(config, workdir, prepared, console, started)
+
+
+@contextlib.contextmanager
+def explained(config: ConfigDict, workdir: Path) -> Iterator[None]:
+    """What the machine lacks, as a sentence on what to change: memory of the device, room on the disk, another host."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise ResourceError(out_of_memory(config, error)) from error
+        if jax.process_count() > 1:
+            raise HostLostError(
+                f"another host is gone: this one, {jax.process_index()} of {jax.process_count()}, was waiting for it. What it"
+                " wrote last says why. Start all of them again; the run goes on from the last checkpoint. JAX says:"
+                f" {str(error)[:300]}"
+            ) from error
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ResourceError(
+            f"{workdir}: {error.strerror}. Make room; the same command goes on from the last checkpoint."
+        ) from error
+
+
+def out_of_memory(config: ConfigDict, error: Exception) -> str:
+    """The sentence for memory that does not suffice: what the step is made of, and what makes it smaller."""
+    train, models = config.train, {path: section.model for path, section in peer_sections(config).items()}
+    fields = [f"config.train.batch_size={train.batch_size}", f"config.train.accumulate_steps={train.accumulate_steps}"]
+    for name, model in models.items():
+        path = section_path(config, name)
+        fields += [f"{path}.model.dtype={model.dtype}", f"{path}.model.remat={model.remat}"]
+    return (
+        f"out of memory ({str(error).splitlines()[0][:200] if str(error) else 'of the host'}). Now: {', '.join(fields)},"
+        f" config.data.crop_px={config.data.crop_px}. Smaller: more accumulate_steps (the same batch in slices), remat=True,"
+        " dtype=bfloat16 (on accelerators), a smaller batch or crop, or more devices."
+    )
 
 
 def _train_and_evaluate(
     config: ConfigDict, workdir: Path, prepared: Prepared, console: Console, started: float
 ) -> dict:
+    say = functools.partial(console.print, soft_wrap=True)
     hosts.on_first(lambda: claim(workdir, config, prepared))
     hosts.together(lambda: check_same(workdir, config, prepared))
     schedule_steps = pipeline.steps_of_epochs(
@@ -81,14 +134,14 @@ def _train_and_evaluate(
         if hosts.is_first():
             tell_weights(console, workdir, weights)
         if start:
-            aside = workdir / "damaged"
-            start, peers = checkpoint.restore_newest(
-                manager, peers, aside=aside, say=lambda line: console.print(line, soft_wrap=True)
-            )
-            console.print(f"going on from step {start:,}", soft_wrap=True)
+            start, peers = checkpoint.restore_newest(manager, peers, aside=workdir / "damaged", say=say)
+            say(f"going on from step {start:,}")
         peers = parallel.replicate(peers)
         train_step = parallel.compile_train_step(
-            losses=losses, seed=config.seed, accumulate_steps=config.train.accumulate_steps
+            losses=losses,
+            seed=config.seed,
+            accumulate_steps=config.train.accumulate_steps,
+            skip_nonfinite=config.train.max_skipped_steps > 0,
         )
         eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
         evaluation = None
@@ -110,17 +163,19 @@ def _train_and_evaluate(
                     if step in eval_steps:
                         evaluation = evaluate(eval_step, peers, prepared, config)
                         ranking = log.evaluated(step, evaluation)
-                    checkpoint.save(manager, step, parallel.unreplicate(peers), ranking)
+                    checkpoint.save(manager, step, parallel.unreplicate(peers), ranking, say=say)
                 if is_end and step < last_step:
-                    manager.wait_until_finished()
-                    raise StoppedError(f"step {step:,} is saved in {workdir}; the same command goes on", stop.signal)
+                    saved = checkpoint.wait(manager, say=say)
+                    raise StoppedError(f"step {saved:,} is saved in {workdir}; the same command goes on", stop.signal)
             log.flush()
-        manager.wait_until_finished()
         step = max(start, last_step)
+        if (saved := checkpoint.wait(manager, say=say)) != step:
+            raise ResourceError(f"{workdir}: step {step:,}, the last, could not be saved; step {saved} is.")
         evaluation = evaluation or evaluate(eval_step, peers, prepared, config)
         results = finish(workdir, config, prepared, step, evaluation, manager)
     results["wall_time_s"] = time.monotonic() - started
     results["images_per_s"] = log.images_per_s
+    results["skipped_steps"] = log.skipped
     hosts.on_first(lambda: write_json(workdir / "results.json", results))
     return results
 

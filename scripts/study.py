@@ -162,6 +162,7 @@ def how_far(written: str) -> str:
 def curves(workdir: Path, peer: str) -> dict:
     """The reported peer's loss terms over the steps, thinned to means, and its scores at every evaluation."""
     lines = [json.loads(line) for line in (workdir / "train.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if not line.get("skipped")]
     terms = [key for key in lines[0] if key.startswith(f"{peer}/") and not key.endswith(("_norm", "learning_rate"))]
     stretches = np.array_split(np.arange(len(lines)), min(CURVE_POINTS, len(lines)))
     train = {"step": [lines[stretch[-1]]["step"] for stretch in stretches]}

@@ -48,8 +48,9 @@ FIELDS = {
 }
 STEPS_OF_EPOCH, STEPS_OF_EVALUATION = 5, 10
 OF_MUTUAL = {"peers.teacher.model.stem_features": 4}
-# Seconds until the kill, at the most, after a moment of the kind was seen: about as long as such a moment lasts.
-LASTS_S = {"start-up": 5.0, "preparation": 1.0, "step": 0.1, "checkpoint": 0.03, "evaluation": 0.03}
+# Seconds until the kill, at the most, after a moment of the kind was seen: about as long as such a moment lasts; many
+# steps, so that the kills spread over the run.
+LASTS_S = {"start-up": 5.0, "preparation": 1.0, "step": 2.0, "checkpoint": 0.03, "evaluation": 0.03}
 POLL_S = 0.002
 
 
@@ -90,9 +91,9 @@ class Case:
         return {
             "start-up": set(),
             "preparation": set() if self.is_prepared() else stamps([self.folder / "data"]),
-            "step": {steps},
+            "step": stamps([self.workdir / "train.jsonl"]) if steps else set(),
             "checkpoint": stamps(self.workdir.glob("checkpoints/*tmp*")),
-            "evaluation": {steps} if unscored else set(),  # the step is logged, its scores are not yet
+            "evaluation": stamps([self.workdir / "train.jsonl"]) if unscored else set(),  # logged, not scored yet
         }
 
 
@@ -116,9 +117,8 @@ def kill_in(case: Case, kind: str, delay_s: float) -> dict:
     """One start and its kill. Raises RuntimeError where the run ended before."""
     if kind == "preparation":
         shutil.rmtree(case.folder / "data", ignore_errors=True)  # to be prepared again, to the same records
-    before = case.traces()[kind]
-    started, child = time.time(), case.start()
-    while kind != "start-up" and child.poll() is None and not case.traces()[kind] - before:
+    before, child = case.traces(), case.start()
+    while kind != "start-up" and child.poll() is None and not case.traces()[kind] - before[kind]:
         time.sleep(POLL_S)
     end = time.monotonic() + delay_s
     while child.poll() is None and time.monotonic() < end:
@@ -131,18 +131,15 @@ def kill_in(case: Case, kind: str, delay_s: float) -> dict:
             f"{case.name}: ended, status {child.returncode}, before its kill; use more --steps\n{tail(case)}"
         )
     step = len(case.logged("train.jsonl"))
-    fell = where(case, started)
+    fell = where(before, case.traces())
     print(f"{case.name}: killed {delay_s:.3f} s into {kind}, step {step}; it was in {fell}", flush=True)
     return {"waited_for": kind, "after_s": round(delay_s, 3), "fell_in": fell, "logged_steps": step}
 
 
-def where(case: Case, started: float) -> str:
-    """The moment that a run, started at that time, was killed in, by what it left."""
-    traces, log = case.traces(), case.workdir / "train.jsonl"
-    for kind in ("preparation", "checkpoint", "evaluation"):
-        if traces[kind]:
-            return kind
-    return "step" if log.exists() and log.stat().st_mtime > started else "start-up"
+def where(before: dict[str, set], after: dict[str, set]) -> str:
+    """The moment that a run was killed in, by the traces that it added."""
+    new = (kind for kind in ("preparation", "checkpoint", "evaluation", "step") if after[kind] - before[kind])
+    return next(new, "start-up")
 
 
 def tail(case: Case) -> str:

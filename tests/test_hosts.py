@@ -1,0 +1,154 @@
+"""Two processes of two simulated devices train one network, as one process of four does, and go down and on together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jaxseg import hosts
+from jaxseg.config import InputError
+
+LIMIT_S = 300  # for what takes half a minute on two idle cores
+
+
+def start(folder, camvid_dir, *, processes, devices, more=()):
+    """The main command as several processes; {process: (child, file of what it says)}."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fields = {"source_dir": camvid_dir, "dir": folder.parent / "data", "size_px": 36, "crop_px": 32, "threads": 2}
+    words = ["--config=configs/unet_camvid.py", f"--workdir={folder}", "--config.model.features=4"]
+    words += [f"--config.data.{name}={value}" for name, value in fields.items()]
+    words += ["--config.train.batch_size=4", "--config.train.epochs=200", "--config.train.log_every_steps=1"]
+    words += ["--config.eval.every_epochs=2", "--config.eval.batch_size=4"]
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "COLUMNS": "80"}
+    children = {}
+    for process in range(processes):
+        place = ["--distributed", f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={process}"]
+        command = [sys.executable, "-m", "jaxseg.main", *words, *(place if processes > 1 else []), *more]
+        said = folder.parent / f"{folder.name}-{process}.log"
+        with said.open("w") as file:
+            children[process] = subprocess.Popen(command, stdout=file, stderr=file, env=environment), said
+    return children
+
+
+def lines(path):
+    """Whole lines of a log that another process may be writing."""
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+
+def wait_for(condition, children):
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, "\n".join(said.read_text() for _, said in children.values())
+        assert all(child.poll() is None for child, _ in children.values()) or condition(), "\n".join(
+            said.read_text() for _, said in children.values()
+        )
+        time.sleep(0.05)
+
+
+def statuses(children, limit_s=LIMIT_S):
+    try:
+        return [child.wait(limit_s) for child, _ in children.values()]
+    finally:
+        for child, _ in children.values():
+            child.kill()
+
+
+def compare(found, expected):
+    """Losses: the first step to float32 rounding, later ones as far as rounding grows (as for four devices and one)."""
+    assert [line["step"] for line in found] == [line["step"] for line in expected[: len(found)]]
+    losses, wanted = ([line["unet/loss"] for line in some] for some in (found, expected[: len(found)]))
+    np.testing.assert_allclose(losses[0], wanted[0], rtol=1e-6)
+    np.testing.assert_allclose(losses[1:6], wanted[1:6], rtol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(camvid_dir, tmp_path_factory):
+    """Lines of train.jsonl and eval.jsonl of one process with one device."""
+    folder = tmp_path_factory.mktemp("hosts") / "one"
+    assert statuses(start(folder, camvid_dir, processes=1, devices=1, more=["--config.train.max_steps=15"])) == [0]
+    return lines(folder / "train.jsonl"), lines(folder / "eval.jsonl")
+
+
+def test_hosts_train_as_one_go_down_and_go_on_together(camvid_dir, tmp_path, undisturbed):
+    run, more = tmp_path / "run", ["--config.checkpoint.every_steps=2"]
+    train, evaluated = undisturbed
+
+    # One host is killed: the other one says so and ends.
+    children = start(run, camvid_dir, processes=2, devices=2, more=more)
+    wait_for(lambda: len(lines(run / "train.jsonl")) > 5, children)
+    children[1][0].kill()
+    killed = time.monotonic()
+    status = statuses(children, 60)[0]
+    assert time.monotonic() - killed < 60
+    said = children[0][1].read_text()
+    assert (
+        status == 5 and "another host is gone: this one, 0 of 2, was waiting" in said
+    ) or "another task died" in said
+    compare(lines(run / "train.jsonl"), train)
+    compared = lines(run / "eval.jsonl")[0]
+    assert compared["step"] == evaluated[0]["step"] == 5
+    assert abs(compared["unet/pixel_accuracy"] - evaluated[0]["unet/pixel_accuracy"]) < 0.01
+
+    # They go on; one hears SIGTERM, and both save the same step.
+    before = len(lines(run / "train.jsonl"))
+    children = start(run, camvid_dir, processes=2, devices=2, more=more)
+    wait_for(lambda: len(lines(run / "train.jsonl")) > before + 2, children)
+    children[1][0].terminate()
+    assert statuses(children) == [128 + signal.SIGTERM] * 2
+    ends = {said.read_text().splitlines()[-1] for _, said in children.values()}
+    last = lines(run / "train.jsonl")[-1]["step"]
+    assert ends == {f"stopped: step {last} is saved in {run}; the same command goes on"}
+    assert str(last) in os.listdir(run / "checkpoints")
+
+    # Another number of processes goes on from there, in the same order of data.
+    steps = last + 2
+    children = start(run, camvid_dir, processes=1, devices=4, more=[*more, f"--config.train.max_steps={steps}"])
+    assert statuses(children) == [0], children[0][1].read_text()
+    found = lines(run / "train.jsonl")
+    assert [line["step"] for line in found] == list(range(1, steps + 1))
+    compare(found[: len(train)], train)
+
+
+def test_a_host_of_another_config_stops_all(camvid_dir, tmp_path):
+    """Each says which host has what; none waits for another that has left."""
+    one = start(tmp_path / "run", camvid_dir, processes=2, devices=1, more=["--config.train.max_steps=2"])
+    one[1][0].kill()
+    one[1][0].wait()
+    command = [f"{word}" for word in one[1][0].args] + ["--config.optim.learning_rate=0.5"]
+    with one[1][1].open("w") as file:
+        environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+        one[1] = subprocess.Popen(command, stdout=file, stderr=file, env=environment), one[1][1]
+    assert statuses(one) == [2, 2]
+    line = "config.optim.learning_rate: 0.001 there, 0.5 now"
+    for process, begins in ((0, "error: on host 1: another config than"), (1, "error: another config than")):
+        said = one[process][1].read_text()
+        assert begins in said
+        assert line in said
+
+
+def test_a_place_without_distributed_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxseg.main", "--config=configs/demo.py", "--process=1"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "--process=1 without --distributed; add it, or drop it." in done.stderr
+
+
+def test_one_host_alone_asks_nobody():
+    assert hosts.is_first()
+    assert hosts.of_first(7) == 7
+    assert hosts.together(lambda: 3) == hosts.on_first(lambda: 3) == 3
+    with pytest.raises(InputError, match="mine"):
+        hosts.together(fail)
+
+
+def fail():
+    raise InputError("mine")

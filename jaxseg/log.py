@@ -113,7 +113,7 @@ class Log:
         now = time.monotonic()
         self.rates.append((step - self.flushed_step) * self.config.train.batch_size / (now - self.flushed_at))
         self.flushed_step, self.flushed_at = step, now
-        self.show(step, [row for _, row in rows])
+        self.show(step, [row for _, row in rows if not row.get("skipped")] or [rows[-1][1]])
 
     def check_finite(self, step: int, row: dict) -> None:
         """Raises NonFiniteError, or, where such updates are left out and there may be more of them, says so."""

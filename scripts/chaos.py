@@ -50,7 +50,7 @@ STEPS_OF_EPOCH, STEPS_OF_EVALUATION = 5, 10
 OF_MUTUAL = {"peers.teacher.model.stem_features": 4}
 # Seconds until the kill, at the most, after a moment of the kind was seen: about as long as such a moment lasts; many
 # steps, so that the kills spread over the run.
-LASTS_S = {"start-up": 5.0, "preparation": 1.0, "step": 2.0, "checkpoint": 0.03, "evaluation": 0.03}
+LASTS_S = {"start-up": 5.0, "preparation": 1.0, "step": 2.0, "checkpoint": 0.03, "evaluation": 0.01}
 POLL_S = 0.002
 
 

@@ -32,6 +32,8 @@ HIGHER_IS_BETTER = {"mean_iou": True, "train_loss": False}
 
 def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = False) -> ocp.CheckpointManager:
     """The checkpoints of WORKDIR. Best by `config.checkpoint.best` (orbax's own max_to_keep would drop the latest)."""
+    if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
+        raise InputError(f"{workdir / 'checkpoints'}: not a folder; move it away.")
     absl.logging.set_verbosity(
         absl.logging.FATAL
     )  # orbax tells every step of every save; errors come as exceptions, too
@@ -96,6 +98,8 @@ def _check_sums(manager: ocp.CheckpointManager, step: int, what: str) -> None:
     with _named_errors(manager, step, what):
         folder = Path(manager.directory) / str(step)
         written, found = json.loads((folder / SUMS).read_text()), _sums(folder)
+        if not isinstance(written, dict):
+            raise ValueError(f"{SUMS} is a {type(written).__name__}")
         wrong = [
             f"{name} is {'not what was written' if name in found else 'missing'}"
             for name, digest in written.items()

@@ -132,4 +132,9 @@ def try_config_file(path: str) -> ConfigDict:
         raise InputError(
             f"{name}: get_config returned a {type(config).__name__}; expected an ml_collections ConfigDict."
         )
+    if missing := [f"config.{path}" for path in all_fields(default()) if path not in all_fields(config)]:
+        raise InputError(
+            f"{name}: get_config's result has no field {', '.join(missing[:3])}{' …' if missing[3:] else ''}; let it start"
+            " from jaxseg.config.default()."
+        )
     return config

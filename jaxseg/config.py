@@ -6,6 +6,7 @@ In: an experiment file of `configs/` (which sets only what differs) and `--confi
 
 import difflib
 import json
+import math
 import re
 from pathlib import Path
 
@@ -191,6 +192,7 @@ AT_LEAST = {
     "checkpoint.every_steps": 0,
     "checkpoint.keep_latest": 1,
 }
+AT_MOST = {"seed": 2**32 - 1}  # JAX's keys are made of 32 bits
 UNET_MULTIPLE_PX = 16  # four halvings
 OF_ONE_MODEL = {"unet": ("features",), "deeplabv3": ("backbone", "stem_features", "output_stride", "auxiliary")}
 OF_RMI = ("weight", "combine", "radius", "pool", "pool_size")
@@ -213,7 +215,11 @@ def validate(config: ConfigDict) -> None:
     for path, least in of_all_peers(AT_LEAST, config).items():
         value = field(config, path)
         if not least <= value < float("inf"):  # NaN fails too
-            raise InputError(f"config.{path} is {value}; expected at least {least}.")
+            finite = "" if math.isfinite(value) else "a finite number, "
+            raise InputError(f"config.{path} is {value}; expected {finite}at least {least}.")
+    for path, most in AT_MOST.items():
+        if field(config, path) > most:
+            raise InputError(f"config.{path} is {field(config, path)}; expected at most {most}.")
     for name in (config.peer, *config.peers):
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise InputError(

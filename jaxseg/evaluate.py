@@ -100,8 +100,18 @@ def define_flags() -> None:
     config_flags.DEFINE_config_dict("config", load_config(Path(workdir)))
 
 
+def make_parent(output: Path) -> None:
+    """The folder that a result goes into, before it is computed. Raises InputError."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output={output}: its folder cannot be made ({error.strerror}).") from error
+
+
 def main() -> None:
     workdir, config = Path(flags.FLAGS.workdir), flags.FLAGS.config
+    if flags.FLAGS.output:
+        make_parent(Path(flags.FLAGS.output))
     results = score_checkpoint(config, workdir, flags.FLAGS.checkpoint)
     output = Path(flags.FLAGS.output or workdir / f"evaluation-{results['step']}.json")
     write_json(output, results)

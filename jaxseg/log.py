@@ -19,7 +19,7 @@ from tensorboardX import SummaryWriter
 
 from jaxseg import hosts, parallel
 from jaxseg.cli import NonFiniteError
-from jaxseg.config import is_frozen, peer_sections
+from jaxseg.config import InputError, is_frozen, peer_sections
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared
 from jaxseg.evaluate import Evaluation
@@ -182,14 +182,19 @@ def trimmed(path: Path, start: int) -> list[dict]:
 
 
 def trim(path: Path, start: int) -> None:
-    lines = path.read_text().splitlines() if path.exists() else []
+    """Raises InputError for a line that no run wrote."""
+    text = path.read_text(errors="replace") if path.exists() else ""
     kept = []
-    for line in lines:
+    for number, line in enumerate(text.split("\n")[:-1], start=1):  # without the end that a kill cut short
         try:
-            kept.append(json.loads(line))
-        except ValueError:  # the line a kill cut short; its step comes again
-            continue
-    kept = [line for line in kept if line["step"] <= start]
+            content = json.loads(line)
+            if content["step"] <= start:
+                kept.append(content)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path}, line {number}: not a line of a run's log ({line[:60]!r}). Put the file back as it was, or move it"
+                " away: the run goes on, and its log begins there."
+            ) from error
     part = path.with_name(f"{path.name}.part")
     part.write_text("".join(json.dumps(line) + "\n" for line in kept))
     part.rename(path)

@@ -61,7 +61,8 @@ def provenance(config: ConfigDict, prepared: Prepared) -> dict:
 def command() -> str:
     """The command line, as it would be typed."""
     module = Path(sys.argv[0])
-    name = f"-m jaxseg.{module.stem}" if module.parent.name == "jaxseg" else module.name
+    folder = module.absolute().parent.name
+    name = f"-m {folder}.{module.stem}" if folder in ("jaxseg", "scripts") else module.name
     return shlex.join(["python", *name.split(), *sys.argv[1:]])
 
 

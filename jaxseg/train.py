@@ -189,8 +189,13 @@ def evaluation_steps(config: ConfigDict, prepared: Prepared, last_step: int) -> 
 
 def only_here(workdir: Path) -> TextIO:
     """Takes `workdir` until the file returned is closed; a killed process lets go. Raises InputError for a second one."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = (workdir / "lock").open("w")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / "lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"--workdir={workdir}: no folder that can be written ({error.strerror}); use another."
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

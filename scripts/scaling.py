@@ -179,8 +179,8 @@ def document(results: dict) -> str:
         "## Measured: the cost of dividing",
         "",
         f"One step of {SMALL['batch_size']} images of {SMALL['crop_px']} pixels, {SMALL['features']} features, over simulated"
-        f" devices that share {results['cores']} cores: median ms of {results['steps']} (fastest to slowest). Ideal is a row that"
-        " does not grow.",
+        f" devices that share {results['cores']} cores: median ms of {results['steps']} (fastest to slowest). A row that does not"
+        " grow would be ideal; what grows is threads that take turns on the cores and wait for each other at every all-reduce.",
         "",
         "| | " + " | ".join(f"{d} device{'s' * (d > 1)}" for d in devices) + " |",
         "| --- |" + " --: |" * len(devices),
@@ -235,8 +235,8 @@ WHERE_IT_BREAKS = """## Where it breaks
   largest part after the computation. It is the price of statistics that do not depend on the number of devices.
 - **The study's batch of 8** occupies 8 devices with an image each and no more: `config.train.batch_size` must be a multiple of
   all devices. 64 chips need 64 images, which is another experiment: rate and schedule are to be chosen anew.
-- **Input.** A host must deliver the last columns' images; one core's measured rate says how many cores. Prepared records are
-  uncompressed pixels after `config.data.resize`, so the disk sees about 3.2 bytes a pixel.
+- **Input.** A host must deliver the images of the last columns; one core's measured rate says how many cores. The rate is of
+  records on a local disk: on a shared one, copy `config.data.dir` to each host.
 - **Scoring** pads the last batch to `config.eval.batch_size`: with 64 devices, 500 images in batches of 64 waste 2 %.
 - **Checkpoints** are written by the first host alone, from one copy: 12 bytes a parameter. Every host reads all of it at a start.
 - **Memory does not divide**: parameters and optimiser states are whole on every device.

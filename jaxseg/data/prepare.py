@@ -25,7 +25,7 @@ from jaxseg.config import InputError
 from jaxseg.data import synthetic
 from jaxseg.data.builders import VERSION, Segmentation
 from jaxseg.data.download import VOC2012_TAR, download
-from jaxseg.data.raw import WANTED, Source, find_source
+from jaxseg.data.raw import SPLITS, WANTED, Source, find_source
 from jaxseg.labels import LABELS, VOID, Labels
 
 MANIFEST = "prepared.json"
@@ -59,7 +59,28 @@ class Prepared:
 
     def records(self, split: str) -> Sequence:
         """Random access: records[i] -> {"id": bytes, "image": uint8 [h, w, 3], "label": uint8 [h, w]}."""
-        return tfds.builder_from_directory(self.folder).as_data_source(split=split)
+        return Records(self.folder, split)
+
+
+class Records(Sequence):
+    """The prepared records of one split, by number; what cannot be read is told with its folder."""
+
+    def __init__(self, folder: Path, split: str):
+        self.folder, self.split = folder, split
+        self.source = tfds.builder_from_directory(folder).as_data_source(split=split)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, number: int) -> dict:
+        number = range(len(self))[number]  # IndexError beyond the end
+        try:
+            return self.source[number]
+        except (ValueError, RuntimeError) as error:  # array_record's checksum does not fit
+            raise InputError(
+                f"{self.folder}: {self.split} record {number} is not what was prepared ({str(error).splitlines()[0][:200]})."
+                " Remove that folder; the next start with config.data.source_dir prepares it again."
+            ) from error
 
 
 def prepare(data: ConfigDict) -> Prepared:
@@ -122,9 +143,11 @@ def load(folder: Path) -> Prepared | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         whole = all((folder / name).stat().st_size == size for name, size in manifest["bytes"].items())
+        prepared = Prepared(manifest["name"], folder, manifest["splits"])
+        whole &= all(prepared.images(split) and prepared.valid_pixels(split) >= 0 for split in SPLITS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Prepared(manifest["name"], folder, manifest["splits"]) if whole else None
+    return prepared if whole else None
 
 
 def build(source: Source, folder: Path, *, data_dir: Path, resize: str, size_px: int) -> None:

@@ -10,11 +10,12 @@ import io
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jaxseg.config import InputError
 from jaxseg.labels import LABELS, Labels
@@ -47,13 +48,22 @@ and pass --config.data.source_dir=FOLDER.""",
 class Tree:
     """The files under one root, by relative name: a folder's, or the members of archives.
 
-    stamps: name -> (size in bytes, modification time), to notice changes. read: name -> bytes.
+    stamps: name -> (size in bytes, modification time), to notice changes. open: name -> bytes.
     where: name -> how to call that file in a message.
     """
 
     stamps: dict[str, tuple[int, float]]
-    read: Callable[[str], bytes]
+    open: Callable[[str], bytes]
     where: Callable[[str], str]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises InputError."""
+        try:
+            return self.open(name)
+        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: needs a password
+            raise InputError(
+                f"{self.where(name)}: cannot be read ({error}); get it, or the archive that it is in, again."
+            ) from error
 
     def folder(self, prefix: str) -> list[str]:
         """Names below `prefix`, sorted."""
@@ -100,6 +110,7 @@ def zip_tree(archives: list[Path]) -> Tree:
         except zipfile.BadZipFile as error:
             raise InputError(f"{path}: not a complete zip archive ({error}); download it again.") from error
         for info in members:
+            _check_inside(path, info.filename)
             stamps[info.filename] = (info.file_size, path.stat().st_mtime)
             holder[info.filename] = path
 
@@ -117,6 +128,7 @@ def tar_tree(archive: Path) -> Tree:
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
+                _check_inside(archive, member.name)
                 if member.isfile():
                     stamps[member.name] = (member.size, member.mtime)
                     spans[member.name] = (member.offset_data, member.size)
@@ -130,6 +142,15 @@ def tar_tree(archive: Path) -> Tree:
             return file.read(size)
 
     return Tree(stamps, read, lambda name: f"{archive}!{name}")
+
+
+def _check_inside(archive: Path, member: str) -> None:
+    """Refuses an archive with a member that would land elsewhere, were it unpacked: it is not its owners'."""
+    parts = PurePosixPath(member.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts:
+        raise InputError(
+            f"{archive}: its member {member!r} leads out of the archive; download it again, from its owners."
+        )
 
 
 def find_source(name: str, source_dir: str | Path, *, trainaug: bool = False) -> Source:
@@ -300,7 +321,6 @@ def _decode(data: bytes, where: str) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         image.load()
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error… by format
-        raise InputError(
-            f"{where}: not a complete image ({error or type(error).__name__}; {len(data)} bytes)."
-        ) from error
+        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
+        raise InputError(f"{where}: not a complete image ({reason}; {len(data)} bytes).") from error
     return image

@@ -225,7 +225,7 @@ def move(
         if m.torch_name not in wanted:
             flat[path] = wants[path]
             continue
-        array = np.asarray(state_dict[m.torch_name]).astype(np.float32)
+        array = _numbers(m.torch_name, np.asarray(state_dict[m.torch_name]))
         if m.axes and array.ndim != len(m.axes):
             raise InputError(f"tensor {m.torch_name} has shape {array.shape}; expected {len(m.axes)} dimensions.")
         flat[path] = np.ascontiguousarray(array.transpose(m.axes)) if m.axes else array
@@ -233,6 +233,18 @@ def move(
     if report is not None:
         _report(report, state_dict, moves, wanted)
     return traverse_util.unflatten_dict(flat)
+
+
+def _numbers(name: str, array: np.ndarray) -> np.ndarray:
+    """float32. Raises InputError where a tensor is of something else, or not finite."""
+    if array.dtype.kind in "USOMm":
+        raise InputError(f"tensor {name} is of type {array.dtype}; expected numbers.")
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"tensor {name} holds values that are not finite ({(~np.isfinite(array)).sum()} of {array.size})."
+        )
+    return array
 
 
 def _check_shapes(flat: Mapping, moves: list[Move], wants: Mapping) -> None:

@@ -91,7 +91,7 @@ class Case:
         return {
             "start-up": set(),
             "preparation": set() if self.is_prepared() else stamps([self.folder / "data"]),
-            "step": stamps([self.workdir / "train.jsonl"]) if steps else set(),
+            "step": set(range(1, steps + 1)),  # beyond those that were logged before
             "checkpoint": stamps(self.workdir.glob("checkpoints/*tmp*")),
             "evaluation": stamps([self.workdir / "train.jsonl"]) if unscored else set(),  # logged, not scored yet
         }

@@ -134,6 +134,53 @@ def test_a_host_of_another_config_stops_all(camvid_dir, tmp_path):
         assert line in said
 
 
+PROGRAM = """
+import json, sys
+from jaxseg import hosts
+from jaxseg.config import InputError
+hosts.join()
+import jax
+me = jax.process_index()
+found = {"processes": jax.process_count(), "devices": jax.device_count(), "first": hosts.is_first()}
+found["of_first"] = hosts.of_first(7 + me)
+found["gathered"] = hosts.gather("ü" * me)
+found["together"] = hosts.together(lambda: 10 + me)
+found["on_first"] = hosts.on_first(lambda: "only me")
+def fail():
+    if me == 1:
+        raise InputError("no data here")
+try:
+    hosts.together(fail)
+except InputError as error:
+    found["error"] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_the_places_that_slurm_gives_and_what_hosts_agree_on():
+    """SLURM's variables for two tasks on this machine; the port follows from the job's number."""
+    children = []
+    for task in range(2):
+        job = {"JOB_ID": str(os.getpid()), "STEP_NODELIST": "127.0.0.1", "NTASKS": "2"}
+        job |= {"PROCID": str(task), "LOCALID": str(task)}
+        environment = os.environ | {f"SLURM_{name}": value for name, value in job.items()}
+        environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+        children.append(
+            subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, env=environment)
+        )
+    first, second = (json.loads(child.communicate(timeout=LIMIT_S)[0].splitlines()[-1]) for child in children)
+    alike = {"processes": 2, "devices": 4, "of_first": 7, "gathered": ["", "ü"]}
+    assert first == alike | {"first": True, "together": 10, "on_first": "only me", "error": "on host 1: no data here"}
+    assert second == alike | {"first": False, "together": 11, "on_first": None, "error": "no data here"}
+
+
+def test_hosts_that_do_not_find_each_other_are_told():
+    program = "from jaxseg import hosts; hosts.join()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "InputError: --distributed, with no more flags: the hosts did not find each other" in done.stderr
+    assert "give --coordinator=HOST:PORT --processes=N --process=I." in done.stderr
+
+
 def test_a_place_without_distributed_is_refused():
     done = subprocess.run(
         [sys.executable, "-m", "jaxseg.main", "--config=configs/demo.py", "--process=1"], capture_output=True, text=True

@@ -6,21 +6,20 @@ same numbers as if it had not stopped.
 """
 
 import contextlib
-import errno
 import fcntl
 import functools
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 import jax
 from ml_collections import ConfigDict
+from orbax.checkpoint import CheckpointManager
 from rich.console import Console
 
 from jaxseg import checkpoint, hosts, parallel
-from jaxseg.cli import HostLostError, ResourceError, StoppedError
+from jaxseg.cli import ResourceError, StoppedError
 from jaxseg.config import (
     InputError,
     all_fields,
@@ -29,16 +28,18 @@ from jaxseg.config import (
     is_frozen,
     load_config,
     peer_sections,
-    section_path,
     validate,
 )
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
 from jaxseg.evaluate import Evaluation, evaluate
+from jaxseg.limits import explained
 from jaxseg.log import Log
+from jaxseg.losses import LossFn
 from jaxseg.peers import create_peers, without_init
 from jaxseg.results import provenance, scores, write_json
 from jaxseg.show import prediction_figure
+from jaxseg.step import Peers
 from jaxseg.stopping import Stop
 
 # Fields that may differ when a run is gone on with: none of them changes what has been computed so far.
@@ -72,43 +73,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         return _train_and_evaluate(config, workdir, prepared, console, started)
 
 
-@contextlib.contextmanager
-def explained(config: ConfigDict, workdir: Path) -> Iterator[None]:
-    """What the machine lacks, as a sentence on what to change: memory of the device, room on the disk, another host."""
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise ResourceError(out_of_memory(config, error)) from error
-        if jax.process_count() > 1:
-            raise HostLostError(
-                f"another host is gone: this one, {jax.process_index()} of {jax.process_count()}, was waiting for it. What it"
-                " wrote last says why. Start all of them again; the run goes on from the last checkpoint. JAX says:"
-                f" {str(error)[:300]}"
-            ) from error
-        raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise ResourceError(
-            f"{workdir}: {error.strerror}. Make room; the same command goes on from the last checkpoint."
-        ) from error
-
-
-def out_of_memory(config: ConfigDict, error: Exception) -> str:
-    """The sentence for memory that does not suffice: what the step is made of, and what makes it smaller."""
-    train, models = config.train, {path: section.model for path, section in peer_sections(config).items()}
-    fields = [f"config.train.batch_size={train.batch_size}", f"config.train.accumulate_steps={train.accumulate_steps}"]
-    for name, model in models.items():
-        path = section_path(config, name)
-        fields += [f"{path}.model.dtype={model.dtype}", f"{path}.model.remat={model.remat}"]
-    return (
-        f"out of memory ({str(error).splitlines()[0][:200] if str(error) else 'of the host'}). Now: {', '.join(fields)},"
-        f" config.data.crop_px={config.data.crop_px}. Smaller: more accumulate_steps (the same batch in slices), remat=True,"
-        " dtype=bfloat16 (on accelerators), a smaller batch or crop, or more devices."
-    )
-
-
 def _train_and_evaluate(
     config: ConfigDict, workdir: Path, prepared: Prepared, console: Console, started: float
 ) -> dict:
@@ -121,21 +85,7 @@ def _train_and_evaluate(
     last_step = min(config.train.max_steps or schedule_steps, schedule_steps)
 
     with checkpoint.open_manager(workdir, config.checkpoint) as manager:
-        start, weights = hosts.of_first(manager.latest_step() or 0), {}
-        peers, losses = hosts.together(
-            lambda: create_peers(
-                without_init(config) if start else config,
-                num_classes=prepared.labels.num_classes,
-                steps=schedule_steps,
-                report=lambda peer, line: weights.setdefault(peer, []).append(line),
-            )
-        )
-        describe(console, config, prepared, peers, last_step, workdir)
-        if hosts.is_first():
-            tell_weights(console, workdir, weights)
-        if start:
-            start, peers = checkpoint.restore_newest(manager, peers, aside=workdir / "damaged", say=say)
-            say(f"going on from step {start:,}")
+        start, peers, losses = begin(config, workdir, prepared, manager, schedule_steps, last_step, console)
         peers = parallel.replicate(peers)
         train_step = parallel.compile_train_step(
             losses=losses,
@@ -165,8 +115,8 @@ def _train_and_evaluate(
                         ranking = log.evaluated(step, evaluation)
                     checkpoint.save(manager, step, parallel.unreplicate(peers), ranking, say=say)
                 if is_end and step < last_step:
-                    saved = checkpoint.wait(manager, say=say)
-                    raise StoppedError(f"step {saved:,} is saved in {workdir}; the same command goes on", stop.signal)
+                    saved = checkpoint.wait(manager, say=say) or "none"
+                    raise StoppedError(f"step {saved} is saved in {workdir}; the same command goes on", stop.signal)
             log.flush()
         step = max(start, last_step)
         if (saved := checkpoint.wait(manager, say=say)) != step:
@@ -178,6 +128,35 @@ def _train_and_evaluate(
     results["skipped_steps"] = log.skipped
     hosts.on_first(lambda: write_json(workdir / "results.json", results))
     return results
+
+
+def begin(
+    config: ConfigDict,
+    workdir: Path,
+    prepared: Prepared,
+    manager: CheckpointManager,
+    schedule_steps: int,
+    last_step: int,
+    console: Console,
+) -> tuple[int, Peers, dict[str, LossFn]]:
+    """The step to go on from, 0 for a new run, the peers as they were then, and their losses. Says what is to come."""
+    say = functools.partial(console.print, soft_wrap=True)
+    start, weights = hosts.of_first(manager.latest_step() or 0), {}
+    peers, losses = hosts.together(
+        lambda: create_peers(
+            without_init(config) if start else config,
+            num_classes=prepared.labels.num_classes,
+            steps=schedule_steps,
+            report=lambda peer, line: weights.setdefault(peer, []).append(line),
+        )
+    )
+    describe(console, config, prepared, peers, last_step, workdir)
+    if hosts.is_first():
+        tell_weights(console, workdir, weights)
+    if start:
+        start, peers = checkpoint.restore_newest(manager, peers, aside=workdir / "damaged", say=say)
+        say(f"going on from step {start:,}")
+    return start, peers, losses
 
 
 def evaluation_steps(config: ConfigDict, prepared: Prepared, last_step: int) -> set[int]:

@@ -11,7 +11,7 @@ ORDER = [
     "data.pipeline",
     "models.blocks", "models.unet", "models.resnet", "models.deeplabv3", "models.torch_weights", "models",
     "losses.pixel", "losses.pooling", "losses.rmi", "losses.mutual", "losses",
-    "optim", "metrics", "step", "hosts", "parallel", "checkpoint", "peers", "stopping", "results",
+    "optim", "metrics", "step", "hosts", "parallel", "checkpoint", "peers", "stopping", "limits", "results",
     "show", "compare", "plots", "report", "evaluate", "log", "train", "main",
 ]  # fmt: skip
 WITHOUT_JAX = ["labels", "config", "cli", "show", "compare", "plots", "report"]

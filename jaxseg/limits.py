@@ -1,0 +1,52 @@
+"""What a machine lacks, as a sentence on what to change: memory of the device, room on the disk, another host.
+
+In: exceptions of JAX and of the system. Out: `ResourceError` and `HostLostError`, whose messages name the fields.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxseg.cli import HostLostError, ResourceError
+from jaxseg.config import peer_sections, section_path
+
+
+@contextlib.contextmanager
+def explained(config: ConfigDict, workdir: Path) -> Iterator[None]:
+    """What the machine lacks, as a sentence on what to change: memory of the device, room on the disk, another host."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise ResourceError(out_of_memory(config, error)) from error
+        if jax.process_count() > 1:
+            raise HostLostError(
+                f"another host is gone: this one, {jax.process_index()} of {jax.process_count()}, was waiting for it. What it"
+                " wrote last says why. Start all of them again; the run goes on from the last checkpoint. JAX says:"
+                f" {str(error)[:300]}"
+            ) from error
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ResourceError(
+            f"{workdir}: {error.strerror}. Make room; the same command goes on from the last checkpoint."
+        ) from error
+
+
+def out_of_memory(config: ConfigDict, error: Exception) -> str:
+    """The sentence for memory that does not suffice: what the step is made of, and what makes it smaller."""
+    train, models = config.train, {path: section.model for path, section in peer_sections(config).items()}
+    fields = [f"config.train.batch_size={train.batch_size}", f"config.train.accumulate_steps={train.accumulate_steps}"]
+    for name, model in models.items():
+        path = section_path(config, name)
+        fields += [f"{path}.model.dtype={model.dtype}", f"{path}.model.remat={model.remat}"]
+    return (
+        f"out of memory ({str(error).splitlines()[0][:200] if str(error) else 'of the host'}). Now: {', '.join(fields)},"
+        f" config.data.crop_px={config.data.crop_px}. Smaller: more accumulate_steps (the same batch in slices), remat=True,"
+        " dtype=bfloat16 (on accelerators), a smaller batch or crop, or more devices."
+    )

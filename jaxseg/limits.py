@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from jaxseg.cli import HostLostError, ResourceError
 from jaxseg.config import peer_sections, section_path
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
 def explained(config: ConfigDict, workdir: Path) -> Iterator[None]:
@@ -30,12 +32,19 @@ def explained(config: ConfigDict, workdir: Path) -> Iterator[None]:
                 f" {str(error)[:300]}"
             ) from error
         raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (OSError, ValueError) as error:
+        if not is_full_disk(error):
             raise
         raise ResourceError(
-            f"{workdir}: {error.strerror}. Make room; the same command goes on from the last checkpoint."
+            f"{workdir}: {str(error)[-300:]}. Make room; the same command goes on from the last checkpoint."
         ) from error
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether a file found no room: by the system's number, which tensorstore quotes in a ValueError of its own."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(f"os_error_code='{number}'" in str(error) for number in FULL)
 
 
 def out_of_memory(config: ConfigDict, error: Exception) -> str:

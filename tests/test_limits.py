@@ -14,6 +14,7 @@ import pytest
 from jaxseg import checkpoint, parallel
 from jaxseg.cli import NonFiniteError, ResourceError
 from jaxseg.data import pipeline
+from jaxseg.limits import explained
 from jaxseg.log import Log
 from jaxseg.step import TrainState, skip_where_not_finite
 from jaxseg.train import train_and_evaluate
@@ -83,8 +84,22 @@ def test_a_log_that_finds_no_room_stops_the_run(tiny, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Log, "evaluated", write)
-    with pytest.raises(ResourceError, match=r"run: No space left on device. Make room; the same command goes on"):
+    with pytest.raises(ResourceError, match=r"run: .*No space left on device. Make room; the same command goes on"):
         train_and_evaluate(tiny, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (OSError(13, "Permission denied"), False),
+        (ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes: No space left on device [os_error_code='28']"), True),
+        (ValueError("NOT_FOUND: Error opening file [os_error_code='2']"), False),
+    ],
+)
+def test_full_disks_are_told_from_other_errors(tiny, tmp_path, error, full):
+    with pytest.raises(ResourceError if full else type(error)), explained(tiny, tmp_path):
+        raise error
 
 
 # ---- Memory

@@ -5,6 +5,7 @@ In: exceptions of JAX and of the system. Out: `ResourceError` and `HostLostError
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxseg.cli import HostLostError, ResourceError
-from jaxseg.config import peer_sections, section_path
+from jaxseg.config import InputError, peer_sections, section_path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -32,19 +33,22 @@ def explained(config: ConfigDict, workdir: Path) -> Iterator[None]:
                 f" {str(error)[:300]}"
             ) from error
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         if not is_full_disk(error):
             raise
         raise ResourceError(
-            f"{workdir}: {str(error)[-300:]}. Make room; the same command goes on from the last checkpoint."
+            f"no room on a disk ({str(error)[-300:]}). The run's folder is {workdir}, config.data.dir is {config.data.dir}."
+            " Make room; the same command goes on from the last checkpoint."
         ) from error
 
 
 def is_full_disk(error: Exception) -> bool:
-    """Whether a file found no room: by the system's number, which tensorstore quotes in a ValueError of its own."""
+    """Whether a file found no room: by the system's number, or where tensorstore (ValueError) and array_record
+    (RuntimeError) quote what the system said."""
     if isinstance(error, OSError):
         return error.errno in FULL
-    return any(f"os_error_code='{number}'" in str(error) for number in FULL)
+    told = isinstance(error, (InputError, ResourceError))  # already a sentence
+    return not told and any(os.strerror(number) in str(error) for number in FULL)
 
 
 def out_of_memory(config: ConfigDict, error: Exception) -> str:

@@ -68,9 +68,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     validate(config)
     check_devices(config, devices=jax.device_count())
     workdir, console = Path(workdir), Console(markup=False, highlight=False, quiet=not hosts.is_first())
-    prepared = hosts.together(lambda: prepare(config.data))
-    with hosts.on_first(lambda: only_here(workdir)) or contextlib.nullcontext(), explained(config, workdir):
-        return _train_and_evaluate(config, workdir, prepared, console, started)
+    with explained(config, workdir):
+        prepared = hosts.together(lambda: prepare(config.data))
+        with hosts.on_first(lambda: only_here(workdir)) or contextlib.nullcontext():
+            return _train_and_evaluate(config, workdir, prepared, console, started)
 
 
 def _train_and_evaluate(

@@ -13,6 +13,7 @@ import pytest
 
 from jaxseg import checkpoint, parallel
 from jaxseg.cli import NonFiniteError, ResourceError
+from jaxseg.config import InputError
 from jaxseg.data import pipeline
 from jaxseg.limits import explained
 from jaxseg.log import Log
@@ -84,7 +85,7 @@ def test_a_log_that_finds_no_room_stops_the_run(tiny, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Log, "evaluated", write)
-    with pytest.raises(ResourceError, match=r"run: .*No space left on device. Make room; the same command goes on"):
+    with pytest.raises(ResourceError, match=r"no room on a disk \(.*No space left on device\).*run, .* Make room"):
         train_and_evaluate(tiny, tmp_path / "run")
 
 
@@ -95,6 +96,8 @@ def test_a_log_that_finds_no_room_stops_the_run(tiny, tmp_path, monkeypatch):
         (OSError(13, "Permission denied"), False),
         (ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes: No space left on device [os_error_code='28']"), True),
         (ValueError("NOT_FOUND: Error opening file [os_error_code='2']"), False),
+        (RuntimeError("Failed to finalize writing of split: write() failed: No space left on device; writing x"), True),
+        (InputError("x.png: cannot be read (No space left on device)"), False),
     ],
 )
 def test_full_disks_are_told_from_other_errors(tiny, tmp_path, error, full):

@@ -1,6 +1,7 @@
 """What the README points at exists: files, presets, fields, modules."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -76,6 +77,14 @@ REPORTED = [
 @pytest.mark.parametrize("line", REPORTED)
 def test_rows_of_the_study_are_the_reports(line):
     assert line in (ROOT / "results/report/report.md").read_text().splitlines()
+
+
+def test_kills_are_those_of_the_committed_run():
+    moments = ("start-up", "preparation", "step", "checkpoint", "evaluation")
+    for result in json.loads((ROOT / "results/chaos_cpu.json").read_text())["results"]:
+        fell = [result["fell_in"].get(moment, 0) for moment in moments]
+        cells = [result["run"], len(result["kills"]), *fell, result["arrays"], len(result["differs"])]
+        assert f"| {' | '.join(map(str, cells))} |" in TEXT.splitlines()
 
 
 def test_there_are_such_rows():

@@ -34,9 +34,8 @@ def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = Fal
     """The checkpoints of WORKDIR. Best by `config.checkpoint.best` (orbax's own max_to_keep would drop the latest)."""
     if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
         raise InputError(f"{workdir / 'checkpoints'}: not a folder; move it away.")
-    absl.logging.set_verbosity(
-        absl.logging.FATAL
-    )  # orbax tells every step of every save; errors come as exceptions, too
+    # orbax tells every step of every save; its errors come as exceptions, too
+    absl.logging.set_verbosity(absl.logging.FATAL)
     _hear_no_closed_loops()
     higher = HIGHER_IS_BETTER[checkpoint.best]
     policies = ocp.checkpoint_managers

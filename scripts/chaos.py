@@ -108,11 +108,6 @@ def stamps(paths) -> set:
     return found
 
 
-def disturb(case: Case, kinds: list[str], rng: random.Random) -> list[dict]:
-    """Starts, kills, starts again, once for every kind. Where each kill fell."""
-    return [kill_in(case, kind, rng.uniform(0, LASTS_S[kind])) for kind in kinds]
-
-
 def kill_in(case: Case, kind: str, delay_s: float) -> dict:
     """One start and its kill. Raises RuntimeError where the run ended before."""
     if kind == "preparation":
@@ -173,7 +168,7 @@ def compare(name: str, folder: Path, *, steps: int, kinds: list[str], rng: rando
     for case in (whole, disturbed):
         case.folder.mkdir(parents=True)
     finish(whole)
-    kills = disturb(disturbed, kinds, rng)
+    kills = [kill_in(disturbed, kind, rng.uniform(0, LASTS_S[kind])) for kind in kinds]
     finish(disturbed)
     found = differences(whole, disturbed)
     verdict = f"differs in {', '.join(found[:5])}" if found else "equal bit for bit"

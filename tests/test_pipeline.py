@@ -50,7 +50,7 @@ def test_hosts_share_the_same_global_batch(prepared, tiny):
     for step in range(5):
         shares = [images(host[step]) for host in hosts]
         assert [len(share) for share in shares] == [2, 2]
-        assert sorted(shares[0] + shares[1]) == sorted(images(one[step]))
+        assert shares[0] + shares[1] == images(one[step])  # in its order, so that every device gets what it would
 
 
 def test_another_seed_is_another_order(prepared, tiny):

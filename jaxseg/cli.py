@@ -11,12 +11,13 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxseg.config import InputError, all_fields, default, find_config_file, unknown_field
+from jaxseg.config import InputError, all_fields, default, find_config_file, load_config, unknown_field
 
 EXIT_INPUT = 2
 EXIT_NONFINITE = 3
@@ -45,12 +46,17 @@ class StoppedError(RuntimeError):
         self.status = 128 + number
 
 
-def run(main: Callable[[], int | None], *, usage: str, define: Callable[[], None] = lambda: None) -> None:
-    """Parses flags and calls `main`, whose number is the status; expected errors become a sentence on standard error."""
+def run(
+    main: Callable[..., int | None], *, usage: str, define: Callable[[], None] = lambda: None, words: str = ""
+) -> None:
+    """Parses flags and calls `main`, whose number is the status; expected errors become a sentence on standard error.
 
-    def guarded(_) -> int:
+    words: what the arguments that are no flags are, such as "IMAGE"; they are passed to `main`. "": there are none.
+    """
+
+    def guarded(arguments: Sequence[str]) -> int:
         try:
-            return main() or 0
+            return (main(arguments[1:]) if words else main()) or 0
         except InputError as error:
             return say(f"error: {error}", EXIT_INPUT)
         except NonFiniteError as error:
@@ -67,7 +73,7 @@ def run(main: Callable[[], int | None], *, usage: str, define: Callable[[], None
     def parse(argv: Sequence[str]) -> list[str]:
         try:
             define()
-            return parse_flags(list(argv))
+            return parse_flags(list(argv), words=words)
         except InputError as error:
             sys.exit(say(f"error: {error}\n\n{usage.strip()}", EXIT_INPUT))
 
@@ -95,7 +101,24 @@ def define_config_file(default_file: str | None = None) -> None:
     )
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def define_run() -> None:
+    """The flags --workdir=RUN, --checkpoint=last|best|STEP, and --config.field=value over that run's own config. Or, for
+    weights that no run here made, --config=FILE, whose config.model.init_from names them. Raises InputError."""
+    flags.DEFINE_string("workdir", None, "The run.")
+    flags.DEFINE_string("checkpoint", "last", "last, best or a step.")
+    words = [word.removeprefix("-") for word in sys.argv[1:]]
+    workdir = next((word.split("=", 1)[1] for word in words if word.startswith("-workdir=")), None)
+    if "-workdir" in words[:-1]:
+        workdir = words[words.index("-workdir") + 1]
+    if workdir is not None:
+        config_flags.DEFINE_config_dict("config", load_config(Path(workdir)))
+    elif any(word.startswith("-config=") for word in words):
+        define_config_file()
+    else:
+        raise InputError("--workdir=RUN is needed (or --config=FILE --config.model.init_from=WEIGHTS).")
+
+
+def parse_flags(argv: list[str], *, words: str = "") -> list[str]:
     """absl's parsing, with sentences for what it and ml_collections raise. Raises InputError."""
     config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None  # of a run: evaluate has it by now
     for position, argument in enumerate(argv):
@@ -107,6 +130,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         if (match := re.match(r"--?config\.([^=]+)", argument)) and match[1] not in all_fields(config):
             raise unknown_field(match[1], config)
     try:
+        flags.FLAGS.set_gnu_getopt(bool(words))  # flags may also stand behind words
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         raise InputError(str(error)) from error
@@ -114,7 +138,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise InputError(
             f"the experiment file or an override cannot be used: {type(error).__name__}: {error}"
         ) from error
-    if rest[1:]:
+    if rest[1:] and not words:
         raise InputError(f"{rest[1]!r} is no flag; write --name=value.")
     return rest
 

@@ -427,6 +427,11 @@ def load_config(workdir: Path) -> ConfigDict:
         stored = json.loads((workdir / "config.json").read_text())
     except FileNotFoundError as error:
         raise InputError(f"{workdir}: no run there (config.json is missing).") from error
+    except NotADirectoryError as error:
+        raise InputError(
+            f"{workdir}: a file, not a run's folder. Weights of another program are given with the config of their network:"
+            " --config=configs/unet_voc.py --config.model.init_from=FILE."
+        ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{workdir / 'config.json'}: cannot be read as JSON ({error}).") from error
     config = default()

@@ -7,21 +7,19 @@ with the resolved config, versions and device.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from jaxseg import checkpoint, cli, parallel, show
-from jaxseg.config import InputError, check_devices, load_config, peer_sections, validate
+from jaxseg import cli, parallel, show
+from jaxseg.config import InputError, check_devices, peer_sections, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
-from jaxseg.labels import LABELS
 from jaxseg.models import SIZE_MULTIPLE_PX
-from jaxseg.peers import create_peers, without_init
+from jaxseg.peers import restored_peers
 from jaxseg.results import provenance, scores, write_json
 from jaxseg.step import Peers
 
@@ -68,14 +66,6 @@ def evaluate(eval_step, peers: Peers, prepared: Prepared, config: ConfigDict) ->
     )
 
 
-def restored_peers(config: ConfigDict, workdir: Path, which: str) -> tuple[int, Peers]:
-    """Step and peers of one checkpoint of a run: "last", "best" or a number. Raises InputError."""
-    with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:
-        step = checkpoint.find_step(manager, which)
-        peers, _ = create_peers(without_init(config), num_classes=LABELS[config.data.name].num_classes, steps=1)
-        return step, checkpoint.restore(manager, step, peers)
-
-
 def score_checkpoint(config: ConfigDict, workdir: Path, which: str) -> dict:
     """The results of one checkpoint of a run, ready for JSON."""
     validate(config)
@@ -89,15 +79,8 @@ def score_checkpoint(config: ConfigDict, workdir: Path, which: str) -> dict:
 
 
 def define_flags() -> None:
-    """--workdir decides which config there is to override, so it is looked up before the flags are parsed."""
-    flags.DEFINE_string("workdir", None, "The run.")
-    flags.DEFINE_string("checkpoint", "last", "last, best or a step.")
+    cli.define_run()
     flags.DEFINE_string("output", None, "JSON to write; default: WORKDIR/evaluation-STEP.json.")
-    words = [word.removeprefix("-") for word in sys.argv[1:]]
-    workdir = next((w.split("=", 1)[1] for w in words if w.startswith("-workdir=")), None)
-    if workdir is None:
-        raise InputError("--workdir=RUN is needed.")
-    config_flags.DEFINE_config_dict("config", load_config(Path(workdir)))
 
 
 def make_parent(output: Path) -> None:

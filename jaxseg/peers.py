@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import checkpoint
 from jaxseg.config import InputError, is_frozen, load_config, peer_sections, section_path
+from jaxseg.labels import LABELS
 from jaxseg.losses import LossFn, make_loss
 from jaxseg.models import initial_variables, make_model
 from jaxseg.optim import make_optimizer
@@ -44,6 +45,20 @@ def create_peers(
         if not frozen:
             losses[name] = make_loss(section.loss, config.mutual)
     return peers, losses
+
+
+def restored_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple[int | None, Peers]:
+    """Step and peers of one checkpoint of a run: "last", "best" or a number. Without a run: step None, and the weights
+    that `config.model.init_from` names. Raises InputError."""
+    num_classes = LABELS[config.data.name].num_classes
+    if workdir is None:
+        if not config.model.init_from:
+            raise InputError("without --workdir=RUN, config.model.init_from is needed: the weights to use.")
+        return None, create_peers(config, num_classes=num_classes, steps=1)[0]
+    with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:
+        step = checkpoint.find_step(manager, which)
+        peers, _ = create_peers(without_init(config), num_classes=num_classes, steps=1)
+        return step, checkpoint.restore(manager, step, peers)
 
 
 def without_init(config: ConfigDict) -> ConfigDict:

@@ -23,9 +23,9 @@ from jaxseg.config import InputError, load_config
 from jaxseg.data.augment import pad_to, resize_pair, to_element
 from jaxseg.data.prepare import prepare
 from jaxseg.data.raw import read_image
-from jaxseg.evaluate import restored_peers
 from jaxseg.labels import LABELS, VOID
 from jaxseg.models import SIZE_MULTIPLE_PX
+from jaxseg.peers import restored_peers
 from jaxseg.show import prediction_figure
 from jaxseg.step import TrainState, predict
 

@@ -111,8 +111,11 @@ def convolve(
     if size == 1:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
     reach = [dilation * (tap - size // 2) for tap in range(size)]
-    met = [sum(max(length - abs(offset), 0) for offset in reach) / (size * length) for length in x.shape[1:3]]
-    if stride == 1 and met[0] * met[1] < 2 / 3:  # timed on a CPU: 0.5 is 2.5 times as fast so, 0.9 slower
+    known = [length for length in x.shape[1:3] if isinstance(length, int)]  # an exported program's may be symbols
+    met = [sum(max(length - abs(offset), 0) for offset in reach) / (size * length) for length in known]
+    if (
+        stride == 1 and len(known) == 2 and met[0] * met[1] < 2 / 3
+    ):  # timed on a CPU: 0.5 is 2.5 times as fast so, 0.9 slower
         return by_taps(x, kernel, reach)
     pad = dilation * (size // 2)
     return lax.conv_general_dilated(
@@ -203,7 +206,7 @@ max_pool_2x2.defvjp(_max_pool_forward, _max_pool_backward)
 
 def max_pool_3x3(x: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """3×3 max pooling of stride 2 and padding 1; the gradient goes to the first maximum in row-major order."""
-    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def upsample(x: Float[ArrayLike, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
@@ -220,10 +223,14 @@ def upsample(x: Float[ArrayLike, "b h w c"], size: tuple[int, int]) -> Float[Arr
     return x.reshape(b, rows, columns, c)
 
 
-def bilinear_weights(n: int, m: int) -> np.ndarray:
-    """[m, n]: output i is read at (i + ½) n/m - ½, clamped to the centres of the first and last input."""
-    at = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)))
+def bilinear_weights(n: int, m: int) -> np.ndarray | Array:
+    """[m, n]: output i is read at (i + ½) n/m - ½, clamped to the centres of the first and last input.
+
+    Positions are counted in integers, in 2m-ths of an input; n and m may be the symbols of an exported program.
+    """
+    xp = np if isinstance(n, int) and isinstance(m, int) else jnp
+    at = xp.clip((2 * xp.arange(m) + 1) * n - m, 0, 2 * m * (n - 1))
+    return xp.maximum(0, 1 - xp.abs(at[:, None] - 2 * m * xp.arange(n)) / (2 * m))
 
 
 def normalize(image: Float[ArrayLike, "b h w 3"], mean: tuple, std: tuple) -> Float[Array, "b h w 3"]:

@@ -1,12 +1,19 @@
 """Scoring: every validation pixel counted once, whatever the number of devices.
 
     python -m jaxseg.evaluate --workdir=RUN [--checkpoint=last|best|STEP] [--output=FILE.json] [--config.field=value]
+        [--full_resolution] [--resize=run|none] [--window_px=224 [--overlap=0.5]] [--scales=0.75,1,1.25] [--flip]
 
-In: replicated peers and prepared records. Out: per peer an int64 confusion matrix and from it the metrics, as a JSON
-with the resolved config, versions and device.
+Without further flags: on the prepared validation images, as the run's own config says. With --full_resolution on the
+raw images and labels: predictions are brought back to the label's size. Windows, scales and mirror image as in
+`python -m jaxseg.predict`. In: replicated peers and images. Out: per peer an int64 confusion matrix and from it the
+metrics; as a command a JSON with scores of every image too, config, versions and device, and beside it a folder of
+small pictures for `python -m jaxseg.report --html`.
 """
 
 import dataclasses
+import itertools
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -17,11 +24,18 @@ from ml_collections import ConfigDict
 from jaxseg import cli, parallel, show
 from jaxseg.config import InputError, check_devices, peer_sections, validate
 from jaxseg.data import pipeline
-from jaxseg.data.prepare import Prepared, prepare
+from jaxseg.data.builders import ordered_map
+from jaxseg.data.prepare import Prepared, prepare, progress_bar, raw_source
+from jaxseg.data.raw import read_sample
+from jaxseg.infer import Network, View, label_map, restored, scored
 from jaxseg.models import SIZE_MULTIPLE_PX
 from jaxseg.peers import restored_peers
-from jaxseg.results import provenance, scores, write_json
+from jaxseg.predict import define_view, given_view
+from jaxseg.results import provenance, write_json
 from jaxseg.step import Peers
+from jaxseg.tally import Tally, worst
+
+WORST = 5  # images that the command names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,53 +48,177 @@ class Evaluation:
     predictions: dict[str, np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One image, uint8 [h, w, 3], its label and predictions by peer, uint8 [h, w]; its number and name in the split."""
+
+    number: int
+    id: str
+    image: np.ndarray
+    label: np.ndarray
+    predictions: dict[str, np.ndarray]
+
+
 def evaluate(eval_step, peers: Peers, prepared: Prepared, config: ConfigDict) -> Evaluation:
     """Scores replicated `peers` on the validation split.
 
     Raises RuntimeError where the pixels counted are not those counted when the records were written.
     """
-    multiple_px = max(SIZE_MULTIPLE_PX[section.model.name] for section in peer_sections(config).values())
-    batches = pipeline.eval_batches(
-        prepared, config, multiple_px=multiple_px, process=jax.process_index(), processes=jax.process_count()
-    )
     total, shown = {}, []
-    for batch in pipeline.closing(batches):
-        confusions, predictions = eval_step(peers, parallel.shard(batch))
+    for batch, confusions, predictions in evaluated_batches(eval_step, peers, prepared, config):
         for name, confusion in parallel.unreplicate(confusions).items():
             total[name] = total.get(name, 0) + confusion.astype(np.int64)
         if sum(len(b["image"]) for b, _ in shown) < config.eval.figure_images:
             shown.append((batch, {n: parallel.gather(p) for n, p in predictions.items()}))
-    expected = pipeline.scored_pixels(prepared, config)
     for name, confusion in total.items():
-        if expected is not None and confusion.sum() != expected:
-            raise RuntimeError(f"{name}: {confusion.sum()} pixels were scored, {expected} are in the records")
+        check_counted(name, confusion, pipeline.scored_pixels(prepared, config))
 
     def first(arrays):
         return np.concatenate(arrays)[: min(config.eval.figure_images, prepared.images("val"))]
 
     return Evaluation(
         total,
-        images=np.round(first([b["image"] for b, _ in shown]) * 255).astype(np.uint8),
+        images=as_bytes(first([b["image"] for b, _ in shown])),
         labels=first([b["label"] for b, _ in shown]).astype(np.uint8),
         predictions={name: first([p[name] for _, p in shown]) for name in total},
     )
 
 
-def score_checkpoint(config: ConfigDict, workdir: Path, which: str) -> dict:
-    """The results of one checkpoint of a run, ready for JSON."""
+def evaluated_batches(eval_step, peers: Peers, prepared: Prepared, config: ConfigDict) -> Iterator[tuple]:
+    """(this host's batch, confusions, predictions) of every batch of the validation split."""
+    multiple_px = max(SIZE_MULTIPLE_PX[section.model.name] for section in peer_sections(config).values())
+    batches = pipeline.eval_batches(
+        prepared, config, multiple_px=multiple_px, process=jax.process_index(), processes=jax.process_count()
+    )
+    for batch in pipeline.closing(batches):
+        yield batch, *eval_step(peers, parallel.shard(batch))
+
+
+def check_counted(name: str, confusion: np.ndarray, expected: int | None) -> None:
+    if expected is not None and confusion.sum() != expected:
+        raise RuntimeError(f"{name}: {confusion.sum()} pixels were scored, {expected} are in the records")
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """f32 in [0, 1] -> uint8."""
+    return np.round(image * 255).astype(np.uint8)
+
+
+def score_checkpoint(
+    config: ConfigDict,
+    workdir: Path | None,
+    which: str,
+    *,
+    view: View | None = None,
+    full_resolution: bool = False,
+    gallery: Path | None = None,
+) -> dict:
+    """The results of one checkpoint of a run, ready for JSON: scores of all peers, together and image by image.
+
+    view: how the networks look at an image; None: as `config.eval` says. gallery: the folder for small pictures.
+    """
     validate(config)
     check_devices(config, devices=jax.device_count())
     prepared = prepare(config.data)
-    step, peers = restored_peers(config, workdir, which)
+    tally = Tally(prepared.labels, list(peer_sections(config)), gallery=gallery)
+    if view is None and not full_resolution:
+        step, peers = restored_peers(config, workdir, which)
+        images, protocol = by_protocol(parallel.replicate(peers), prepared, config), str_of_protocol(config)
+    else:
+        view = view or View(batch=config.eval.batch_size)
+        networks = restored(config, workdir, which, peer="all")
+        step, samples = networks[0].step, raw_samples(config) if full_resolution else record_samples(prepared)
+        sizes = "raw labels" if full_resolution else "prepared labels"
+        images, protocol = by_view(networks, samples, view), f"{sizes}, every pixel once; images {view}"
+    with progress_bar("scoring the validation split", prepared.images("val")) as advance:
+        for one in images:
+            tally.add(one.number, one.id, one.image, one.label, one.predictions)
+            advance(1)
+    results = {"reported_peer": config.peer, "step": step, "protocol": protocol, **tally.results()}
+    if not full_resolution:
+        for name, scores in results["peers"].items():
+            check_counted(name, np.array(scores["confusion"]), pipeline.scored_pixels(prepared, config))
+    return results | provenance(config, prepared)
+
+
+def str_of_protocol(config: ConfigDict) -> str:
+    size = {"square": "square, side", "shorter_side": "shorter side", "none": "as they are"}[config.data.resize]
+    size += "" if config.data.resize == "none" else f" {config.data.size_px} pixels"
+    crop = f"{config.data.crop_px} pixels"
+    views = {
+        "whole": "every pixel once",
+        "center": f"central {crop}",
+        "random": f"random {crop}, {config.eval.passes} passes",
+    }
+    return f"prepared images and labels ({size}), {views[config.eval.view]}"
+
+
+def by_protocol(peers: Peers, prepared: Prepared, config: ConfigDict) -> Iterator[Scored]:
+    """What the run's own scoring sees, image by image."""
+    records, numbers = prepared.records("val"), numbers_of([r["id"] for r in prepared.records("val")])
     eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
-    evaluation = evaluate(eval_step, parallel.replicate(peers), prepared, config)
-    peers = {name: scores(confusion, prepared.labels.names) for name, confusion in evaluation.confusion.items()}
-    return {"reported_peer": config.peer, "step": step, "peers": peers, **provenance(config, prepared)}
+    position = 0
+    for batch, _, predictions in evaluated_batches(eval_step, peers, prepared, config):
+        predictions = {name: parallel.gather(p) for name, p in predictions.items()}
+        for row in range(len(batch["image"])):
+            crop, i = divmod(position, len(records))
+            if crop == config.eval.passes:  # the last batch is filled up with void
+                return
+            record = records[i]
+            whole = config.eval.view == "whole"
+            inside = np.s_[row, : record["label"].shape[0], : record["label"].shape[1]] if whole else row
+            yield Scored(
+                numbers[i] + crop * len(records),
+                record["id"].decode() + (f", crop {crop + 1}" if config.eval.passes > 1 else ""),
+                as_bytes(batch["image"][inside]),
+                batch["label"][inside].astype(np.uint8),
+                {name: p[inside] for name, p in predictions.items()},
+            )
+            position += 1
+
+
+def by_view(networks: list[Network], samples: Iterable[Scored], view: View) -> Iterator[Scored]:
+    """`samples` with what each network predicts, at the label's size."""
+    samples = iter(samples)
+    while chunk := list(itertools.islice(samples, view.batch)):
+        images = [sample.image for sample in chunk]
+        scores = {network.name: scored(network, images, view=view) for network in networks}
+        for sample in chunk:
+            yield dataclasses.replace(sample, predictions={name: label_map(next(s)) for name, s in scores.items()})
+
+
+def record_samples(prepared: Prepared) -> Iterator[Scored]:
+    records = prepared.records("val")
+    numbers = numbers_of([record["id"] for record in records])
+    for i, record in enumerate(records):
+        yield Scored(numbers[i], record["id"].decode(), record["image"], record["label"], {})
+
+
+def raw_samples(config: ConfigDict) -> Iterator[Scored]:
+    """The validation split as it is in the files. Raises InputError where the config does not say where they are."""
+    if (source := raw_source(config.data)) is None:
+        raise InputError(
+            "--full_resolution reads the raw labels, and config.data.source_dir does not say where they are; give"
+            " --config.data.source_dir=DIR."
+        )
+    samples = source.samples["val"]
+    numbers = numbers_of([sample.id for sample in samples])
+    pairs = ordered_map(lambda sample: read_sample(source, sample), samples)
+    for number, sample, (image, label) in zip(numbers, samples, pairs, strict=True):
+        yield Scored(number, sample.id, image, label, {})
+
+
+def numbers_of(ids: list) -> list[int]:
+    """Place of each in alphabetical order: the same in the raw files and in the shuffled records."""
+    place = {name: number for number, name in enumerate(sorted(ids))}
+    return [place[name] for name in ids]
 
 
 def define_flags() -> None:
     cli.define_run()
+    define_view()
     flags.DEFINE_string("output", None, "JSON to write; default: WORKDIR/evaluation-STEP.json.")
+    flags.DEFINE_bool("full_resolution", False, "Score at the size of the raw labels.")
 
 
 def make_parent(output: Path) -> None:
@@ -92,14 +230,36 @@ def make_parent(output: Path) -> None:
 
 
 def main() -> None:
-    workdir, config = Path(flags.FLAGS.workdir), flags.FLAGS.config
-    if flags.FLAGS.output:
-        make_parent(Path(flags.FLAGS.output))
-    results = score_checkpoint(config, workdir, flags.FLAGS.checkpoint)
-    output = Path(flags.FLAGS.output or workdir / f"evaluation-{results['step']}.json")
-    write_json(output, results)
+    values, config = flags.FLAGS, flags.FLAGS.config
+    workdir = Path(values.workdir).expanduser() if values.workdir else None
+    if workdir is None and not values.output:
+        raise InputError("--output=FILE.json is needed where there is no --workdir.")
+    beside = Path(values.output or workdir / "evaluation.json")
+    make_parent(beside)
+    full = values.full_resolution
+    given = [name for name in ("resize", "window_px", "overlap", "scales", "flip") if values[name].present]
+    view = given_view(config, resize="run" if full else "none") if given else None
+    part = beside.with_name(f"{beside.stem}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        results = score_checkpoint(config, workdir, values.checkpoint, view=view, full_resolution=full, gallery=part)
+        output = beside if values.output else workdir / f"evaluation-{results['step']}.json"
+        finish(output, results, part)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     show.print_results(results)
-    print(f"written: {output}")
+    for image_id, iou in worst(results, WORST):
+        print(f"worst: {image_id}, mean IoU {iou:.4f}")
+    print(f"written: {output}, {output.with_suffix('')}")
+
+
+def finish(output: Path, results: dict, pictures: Path) -> None:
+    """Pictures first, so that no JSON is without its own."""
+    output.unlink(missing_ok=True)
+    shutil.rmtree(output.with_suffix(""), ignore_errors=True)
+    pictures.rename(output.with_suffix(""))
+    write_json(output, results)
 
 
 if __name__ == "__main__":

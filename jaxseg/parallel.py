@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import jax_utils
 
-from jaxseg.step import eval_step, train_step
+from jaxseg.step import eval_step, predict, train_step
 
 AXIS = "batch"
 
@@ -33,6 +33,11 @@ def compile_train_step(*, losses: Mapping, seed: int, accumulate_steps: int, ski
 def compile_eval_step(*, num_classes: int):
     """`(replicated peers, sharded batch) -> (replicated confusions, predictions [devices, b, h, w])`."""
     return jax.pmap(functools.partial(eval_step, num_classes=num_classes, axis_name=AXIS), axis_name=AXIS)
+
+
+def compile_predict():
+    """`(replicated peer, image [devices, b, h, w, 3]) -> logits [devices, b, h, w, c]`."""
+    return jax.pmap(predict, axis_name=AXIS)
 
 
 def replicate(tree: Any) -> Any:

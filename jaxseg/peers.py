@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -57,7 +58,8 @@ def restored_peers(config: ConfigDict, workdir: Path | None, which: str) -> tupl
         return None, create_peers(config, num_classes=num_classes, steps=1)[0]
     with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:
         step = checkpoint.find_step(manager, which)
-        peers, _ = create_peers(without_init(config), num_classes=num_classes, steps=1)
+        # Shapes are enough: nothing is drawn, and no initialiser compiled.
+        peers = jax.eval_shape(lambda: create_peers(without_init(config), num_classes=num_classes, steps=1)[0])
         return step, checkpoint.restore(manager, step, peers)
 
 

@@ -25,19 +25,40 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tens
 def scores(confusion: np.ndarray, names: tuple[str, ...]) -> dict:
     """The metrics of one confusion matrix, ready for JSON; an absent class is null."""
     iou = metrics.iou_per_class(confusion)
-    finite = {name: None if np.isnan(value) else float(value) for name, value in zip(names, iou, strict=True)}
-    summary = {"mean_iou": metrics.mean_iou(confusion), "pixel_accuracy": metrics.pixel_accuracy(confusion)}
+    summary = {
+        "mean_iou": metrics.mean_iou(confusion),
+        "pixel_accuracy": metrics.pixel_accuracy(confusion),
+        "mean_accuracy": metrics.mean_accuracy(confusion),
+        "frequency_weighted_iou": metrics.frequency_weighted_iou(confusion),
+    }
     return {
         **{key: None if np.isnan(value) else value for key, value in summary.items()},
         "classes_present": int((~np.isnan(iou)).sum()),
         "pixels": int(confusion.sum()),
-        "iou": finite,
+        "iou": by_name(names, iou),
+        "accuracy": by_name(names, metrics.class_accuracy(confusion)),
         "confusion": confusion.tolist(),
     }
 
 
+def by_name(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
+    """A number per class, null where it is NaN."""
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}
+
+
 def provenance(config: ConfigDict, prepared: Prepared) -> dict:
-    """Where a result comes from: command, code, versions, device, data, config."""
+    """Where a result comes from: command, code, versions, device, config, data."""
+    data = {
+        "name": prepared.name,
+        "fingerprint": prepared.fingerprint,
+        "train": prepared.images("train"),
+        "val": prepared.images("val"),
+    }
+    return origin(config) | {"data": data}
+
+
+def origin(config: ConfigDict) -> dict:
+    """The same without data."""
     return {
         "command": command(),
         "commit": commit(),
@@ -47,12 +68,6 @@ def provenance(config: ConfigDict, prepared: Prepared) -> dict:
             "platform": jax.devices()[0].platform,
             "kind": jax.devices()[0].device_kind,
             "count": jax.device_count(),
-        },
-        "data": {
-            "name": prepared.name,
-            "fingerprint": prepared.fingerprint,
-            "train": prepared.images("train"),
-            "val": prepared.images("val"),
         },
         "config": config.to_dict(),
     }

@@ -15,14 +15,20 @@ from rich.table import Table
 from jaxseg.labels import VOID, Labels
 
 VOID_COLOUR = (255, 255, 255)
+MEANS = {
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+    "boundary_iou": "boundary IoU",
+}
 
 
 def print_results(results: dict, console: Console | None = None) -> None:
     """IoU per class and the means, a column per peer; an absent class is a dash."""
     console = console or Console()
-    table = Table(
-        title=f"IoU on {results['data']['name']} (validation) at step {results['step']:,}", title_justify="left"
-    )
+    at_step = "" if results["step"] is None else f" at step {results['step']:,}"
+    table = Table(title=f"IoU on {results['data']['name']} (validation){at_step}", title_justify="left")
     table.add_column("class")
     peers = results["peers"]
     for name in peers:
@@ -33,7 +39,9 @@ def print_results(results: dict, console: Console | None = None) -> None:
         values = [peer["iou"][label] for peer in peers.values()]
         table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in values))
     table.add_section()
-    for key, title in (("mean_iou", "mean IoU"), ("pixel_accuracy", "accuracy")):
+    for key, title in MEANS.items():
+        if not any(key in peer for peer in peers.values()):
+            continue
         values = [peer[key] for peer in peers.values()]
         table.add_row(title, *("-" if value is None else f"{value:.4f}" for value in values), style="bold")
     console.print(table)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from jaxseg.config import InputError, load_config
-from jaxseg.evaluate import restored_peers, score_checkpoint
+from jaxseg.evaluate import score_checkpoint
 from jaxseg.metrics import confusion_matrix
+from jaxseg.peers import restored_peers
 from scripts import plot_predictions, study
 from scripts.estimate import DEVICES, abstract_peers, estimate
 from scripts.memory import needed_bytes

@@ -24,9 +24,16 @@ def resize_pair(image: np.ndarray, label: np.ndarray, *, resize: str, size_px: i
     h, w = resized_hw(*label.shape, resize=resize, size_px=size_px)
     if (h, w) == label.shape:
         return image, label
-    image = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+    image = resize_image(image, (h, w))
     label = np.asarray(Image.fromarray(label).resize((w, h), Image.Resampling.NEAREST))
     return image, label
+
+
+def resize_image(image: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """uint8 [h, w, 3] to another height and width by Pillow's antialiased bilinear filter."""
+    if image.shape[:2] == tuple(hw):
+        return image
+    return np.asarray(Image.fromarray(image).resize((hw[1], hw[0]), Image.Resampling.BILINEAR))
 
 
 def random_crop(

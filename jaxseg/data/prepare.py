@@ -86,18 +86,7 @@ class Records(Sequence):
 def prepare(data: ConfigDict) -> Prepared:
     """The records that `config.data` asks for, prepared first if they are not there yet. Raises InputError."""
     data_dir = writable_dir(data.dir)
-    if data.name == "synthetic":
-        source_dir = synthetic.scenes_dir(data_dir, data.scenes)
-        with one_at_a_time(data_dir):
-            if not source_dir.is_dir():
-                with progress_bar(f"rendering {data.scenes} scenes", data.scenes) as advance:
-                    synthetic.write_scenes(source_dir, data.scenes, progress=lambda numbers: counted(numbers, advance))
-        source = dataclasses.replace(find_source("cityscapes", source_dir), name="synthetic")
-    elif data.download:
-        source = find_source("voc2012", download_voc2012(data_dir))
-    elif data.source_dir:
-        source = find_source(data.name, data.source_dir, trainaug=data.trainaug)
-    else:
+    if (source := raw_source(data)) is None:
         return prepared_before(data, data_dir)
     folder = data_dir / "prepared" / "segmentation" / variant_name(data, stamp_of(source)) / VERSION
     with one_at_a_time(data_dir):
@@ -105,6 +94,22 @@ def prepare(data: ConfigDict) -> Prepared:
             build(source, folder, data_dir=data_dir / "prepared", resize=data.resize, size_px=data.size_px)
             prepared = load(folder)
     return prepared
+
+
+def raw_source(data: ConfigDict) -> Source | None:
+    """The raw files that `config.data` names, rendered or downloaded first where it says so; None where it names none.
+    Raises InputError."""
+    data_dir = writable_dir(data.dir)
+    if data.name == "synthetic":
+        source_dir = synthetic.scenes_dir(data_dir, data.scenes)
+        with one_at_a_time(data_dir):
+            if not source_dir.is_dir():
+                with progress_bar(f"rendering {data.scenes} scenes", data.scenes) as advance:
+                    synthetic.write_scenes(source_dir, data.scenes, progress=lambda numbers: counted(numbers, advance))
+        return dataclasses.replace(find_source("cityscapes", source_dir), name="synthetic")
+    if data.download:
+        return find_source("voc2012", download_voc2012(data_dir))
+    return find_source(data.name, data.source_dir, trainaug=data.trainaug) if data.source_dir else None
 
 
 def variant_name(data: ConfigDict, stamp: str) -> str:

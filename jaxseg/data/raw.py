@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxseg.config import InputError
 from jaxseg.labels import LABELS, Labels
@@ -298,11 +298,16 @@ def read_sample(source: Source, sample: Sample) -> tuple[np.ndarray, np.ndarray]
     return image, label.astype(np.uint8)
 
 
-def read_image(data: bytes, where: str) -> np.ndarray:
-    """Decodes to uint8 [h, w, 3]. Raises InputError where the bytes are no complete 8-bit image."""
+def read_image(data: bytes, where: str, *, upright: bool = False) -> np.ndarray:
+    """Decodes to uint8 [h, w, 3]; upright: turned as a camera's EXIF tag says (a mask beside it would not be).
+
+    Raises InputError where the bytes are no complete 8-bit image.
+    """
     image = _decode(data, where)
-    if image.mode not in ("RGB", "L", "P", "RGBA", "CMYK"):
+    if image.mode not in ("RGB", "L", "LA", "P", "RGBA", "CMYK"):
         raise InputError(f"{where}: image mode {image.mode}; expected 8-bit colour or gray.")
+    if upright:
+        image = ImageOps.exif_transpose(image)
     return np.array(image.convert("RGB"))
 
 

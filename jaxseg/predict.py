@@ -1,0 +1,211 @@
+"""Predicts pictures of any size: a mask of class numbers and an overlay for each.
+
+    python -m jaxseg.predict --workdir=RUN IMAGE|FOLDER|GLOB … --output=DIR [--checkpoint=last|best|STEP] [--peer=NAME]
+        [--resize=run|none] [--window_px=224 [--overlap=0.5]] [--scales=0.75,1,1.25] [--flip] [--probabilities]
+    python -m jaxseg.predict --config=configs/unet_voc.py --config.model.init_from=FILE.pth IMAGE … --output=DIR
+
+Out, each under the picture's own name: masks/ (PNG of class numbers with the data set's colours), overlays/ (JPEG), for
+Cityscapes label_ids/ (PNG of raw ids, as its evaluation server takes them), with --probabilities probabilities/ (.npy,
+float16 [h, w, c]), and predictions.json. A file that is no image is told and the rest go on; the exit status is then 2.
+"""
+
+import functools
+import glob
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from jaxseg import cli
+from jaxseg.cli import EXIT_INPUT
+from jaxseg.config import InputError
+from jaxseg.data.builders import ordered_map
+from jaxseg.data.prepare import progress_bar
+from jaxseg.infer import Network, View, label_map, restored, scored, seen_hw, to_pixels
+from jaxseg.labels import LABELS, Labels
+from jaxseg.results import origin, write_json
+
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".webp",
+)  # of pictures in a folder; others are taken by name
+OVERLAY = 0.5  # share of the class colour
+
+
+def find_pictures(arguments: Iterable[str], *, output: Path) -> list[Path]:
+    """The files that images, folders (with all below them) and patterns name, each once; nothing below `output`.
+
+    Raises InputError for one that names nothing.
+    """
+    found = []
+    for argument in arguments:
+        path = Path(argument).expanduser()
+        if path.is_dir():
+            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        elif path.exists():
+            below = [path]
+        else:
+            below = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
+        below = [p for p in below if output.resolve() not in p.resolve().parents]
+        if not below:
+            what = f"holds no picture ({', '.join(SUFFIXES)})" if path.is_dir() else "there is no such file"
+            raise InputError(f"{argument}: {what}; expected images, folders of them, or a pattern in quotes.")
+        found += below
+    if not found:
+        raise InputError(f"no picture was named.\n{__doc__}")
+    return list({path.resolve(): path for path in found}.values())
+
+
+def names_of(paths: list[Path]) -> list[Path]:
+    """Where each picture's results go: its path below what all have in common, without suffix unless two differ in it only."""
+    paths = [path.absolute() for path in paths]
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    names = [path.relative_to(common) for path in paths]
+    count = Counter(name.with_suffix("") for name in names)
+    return [name if count[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+
+
+def by_shape(paths: list[Path], network: Network, view: View) -> list[int]:
+    """Their numbers, those that the network sees at one size together, so that batches are full."""
+
+    def key(number: int) -> tuple[int, int]:
+        try:
+            with Image.open(paths[number]) as image:
+                return seen_hw(network, image.size[::-1], view.resize)
+        except Exception:  # told when it is read
+            return (0, 0)
+
+    return sorted(range(len(paths)), key=key)
+
+
+def read(path: Path) -> np.ndarray | InputError:
+    try:
+        return to_pixels(path)
+    except InputError as error:
+        return error
+
+
+def predict_all(
+    network: Network, paths: list[Path], output: Path, *, view: View, probabilities: bool
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """Writes the results of all pictures; returns what is in each and, of those that could not be read, why."""
+    names, order = names_of(paths), by_shape(paths, network, view)
+    done, failed, waiting = {}, {}, []
+    with progress_bar(f"predicting {len(paths)} pictures", len(paths)) as advance:
+
+        def readable() -> Iterator[np.ndarray]:
+            for number, image in zip(order, ordered_map(read, [paths[n] for n in order]), strict=True):
+                if isinstance(image, InputError):
+                    failed[str(paths[number])] = str(image)
+                    print(f"error: {image}", file=sys.stderr)
+                    advance(1)
+                else:
+                    waiting.append((number, image))
+                    yield image
+
+        for scores in scored(network, readable(), view=view, probabilities=probabilities):
+            number, image = waiting.pop(0)
+            files = write_prediction(output, names[number], image, scores, network.labels, probabilities=probabilities)
+            share = np.bincount(label_map(scores).ravel(), minlength=network.labels.num_classes) / image[..., 0].size
+            shares = {name: float(s) for name, s in zip(network.labels.names, share, strict=True) if s}
+            done[str(paths[number])] = {"size_px": list(image.shape[1::-1]), "files": files, "share_of_pixels": shares}
+            advance(1)
+    return done, failed
+
+
+def write_prediction(
+    output: Path, name: Path, image: np.ndarray, scores: np.ndarray, labels: Labels, *, probabilities: bool
+) -> list[str]:
+    """The files of one picture; their paths below `output`."""
+    label = label_map(scores)
+    mask = Image.fromarray(label)
+    mask.putpalette(labels.palette.tobytes())
+    overlay = (1 - OVERLAY) * image + OVERLAY * labels.palette[label]
+    writers = {
+        f"masks/{name}.png": mask.save,
+        f"overlays/{name}.jpg": functools.partial(Image.fromarray(np.round(overlay).astype(np.uint8)).save, quality=90),
+    }
+    if labels is LABELS["cityscapes"]:
+        raw_id = np.array([row.raw_id for row in labels.classes], np.uint8)
+        writers[f"label_ids/{name}.png"] = Image.fromarray(raw_id[label]).save
+    if probabilities:
+        writers[f"probabilities/{name}.npy"] = lambda file, format: np.save(file, scores.astype(np.float16))
+    for place, save in writers.items():
+        write(output / place, save)
+    return list(writers)
+
+
+def write(path: Path, save) -> None:
+    """Beside, and renamed when whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        save(file, format={".png": "PNG", ".jpg": "JPEG", ".npy": None}[path.suffix])
+    part.rename(path)
+
+
+def define_view() -> None:
+    """The flags of a `View`, and --peer."""
+    flags.DEFINE_string("peer", None, "Of a run with several networks; default: the reported one.")
+    flags.DEFINE_string("resize", None, "run: to the size of the run's images; none: at their own pixels.")
+    flags.DEFINE_integer("window_px", 0, "Side of sliding windows; 0: the image in one piece.")
+    flags.DEFINE_float("overlap", 0.5, "Share of a window that the next one covers too.")
+    flags.DEFINE_string("scales", "1", "Factors on the size, with commas; their probabilities are averaged.")
+    flags.DEFINE_bool("flip", False, "Also the mirror image.")
+
+
+def given_view(config, *, resize: str) -> View:
+    """What the flags ask for; `resize` where they do not say. Raises InputError."""
+    values = flags.FLAGS
+    try:
+        scales = tuple(float(scale) for scale in values.scales.split(","))
+    except ValueError as error:
+        raise InputError(f"--scales={values.scales}: expected numbers with commas, such as 0.75,1,1.25.") from error
+    options = {"window_px": values.window_px, "overlap": values.overlap, "scales": scales, "flip": values.flip}
+    return View(values.resize or resize, **options, batch=config.eval.batch_size)
+
+
+def define_flags() -> None:
+    cli.define_run()
+    define_view()
+    flags.DEFINE_string("output", None, "Folder for the results.")
+    flags.DEFINE_bool("probabilities", False, "Also the probability of every class, float16.")
+
+
+def main(arguments: list[str]) -> int:
+    values, config = flags.FLAGS, flags.FLAGS.config
+    if values.output is None:
+        raise InputError(f"--output=DIR is needed.\n{__doc__}")
+    output, view = Path(values.output).expanduser(), given_view(config, resize="run")
+    paths = find_pictures(arguments, output=output)
+    make_folder(output)
+    workdir = Path(values.workdir).expanduser() if values.workdir else None
+    (network,) = restored(config, workdir, values.checkpoint, peer=values.peer)
+    done, failed = predict_all(network, paths, output, view=view, probabilities=values.probabilities)
+    where = {"workdir": values.workdir, "step": network.step, "peer": network.name, "view": str(view)}
+    write_json(output / "predictions.json", {**where, "pictures": done, "failed": failed, **origin(config)})
+    print(f"{len(done)} of {len(paths)} pictures predicted ({view}); see {output}")
+    if failed:
+        print(f"error: {len(failed)} could not be used; predictions.json names them", file=sys.stderr)
+    return EXIT_INPUT if failed else 0
+
+
+def make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output={output}: no folder that can be written ({error.strerror}).") from error
+
+
+if __name__ == "__main__":
+    cli.run(main, usage=__doc__, define=define_flags, words="IMAGE")

@@ -5,8 +5,18 @@ import functools
 import jax
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from jaxseg.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
+from jaxseg.metrics import (
+    boundary_counts,
+    class_accuracy,
+    confusion_matrix,
+    frequency_weighted_iou,
+    iou_per_class,
+    mean_accuracy,
+    mean_iou,
+    pixel_accuracy,
+)
 
 
 @pytest.mark.parametrize("name", ["metrics_c21", "metrics_c19_two_absent"])
@@ -59,3 +69,43 @@ def test_bad_input_is_named():
         confusion_matrix(np.zeros(2, int), np.zeros(3, int), 2)
     with pytest.raises(ValueError, match=r"prediction 7 is outside 0..3 \(1 pixels\)"):
         confusion_matrix(np.array([7, 9]), np.array([0, 255]), 4)
+
+
+def test_accuracies_by_hand():
+    """Rows are truth: 8 of 10 right, 1 of 2 right, a class that is predicted but never true, one that is nowhere."""
+    confusion = np.array([[8, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(class_accuracy(confusion), [0.8, 0.5, np.nan, np.nan])
+    assert mean_accuracy(confusion) == pytest.approx(0.65)
+    # IoU 8/10, 1/3 and 0, weighted by 10, 2 and 0 of 12 pixels
+    assert frequency_weighted_iou(confusion) == pytest.approx((10 * 8 / 10 + 2 * 1 / 3) / 12)
+    nothing = np.zeros((3, 3), int)
+    assert np.isnan([mean_accuracy(nothing), frequency_weighted_iou(nothing)]).all()
+
+
+def test_boundary_regions_are_what_erosion_takes_away():
+    """Cheng et al.: a mask less its erosion by d steps of a 3×3 square, pixels outside the image being background."""
+    rng = np.random.default_rng(5)
+    blocks = rng.integers(0, 3, (2, 8, 10))
+    label, prediction = (np.kron(b, np.ones((7, 7), int))[:53, :66] for b in blocks)
+    near = round(0.02 * np.hypot(53, 66))
+    assert near == 2
+    expected = np.zeros((2, 3), int)
+    for c in range(3):
+        bands = []
+        for classes in (label, prediction):
+            mask = np.pad(classes == c, 1)
+            inside = ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=near)
+            bands.append((mask & ~inside)[1:-1, 1:-1])
+        expected[:, c] = (bands[0] & bands[1]).sum(), (bands[0] | bands[1]).sum()
+    assert boundary_counts(prediction.astype(np.uint8), label.astype(np.uint8), 3).tolist() == expected.tolist()
+
+
+def test_void_makes_no_boundary_and_is_not_counted():
+    label = np.full((40, 40), 1, np.uint8)
+    label[10:20, 10:20] = 255
+    inner = np.zeros((2, 2), int)
+    inner[:, 1] = 40 * 40 - 38 * 38  # d = 1: the image's rim alone
+    assert boundary_counts(np.ones_like(label), label, 2).tolist() == inner.tolist()
+    wrong = np.ones_like(label)
+    wrong[12:18, 12:18] = 0  # deep in the void, its boundary too
+    assert boundary_counts(wrong, label, 2).tolist() == inner.tolist()

@@ -1,0 +1,134 @@
+"""Scoring image by image: against plain predictions and counts by NumPy."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxseg
+from jaxseg import evaluate, metrics, parallel
+from jaxseg.config import InputError, load_config
+from jaxseg.data.prepare import prepare, raw_source
+from jaxseg.data.raw import read_sample
+from jaxseg.evaluate import score_checkpoint
+from jaxseg.infer import View
+from jaxseg.labels import LABELS
+from jaxseg.peers import restored_peers
+from jaxseg.tally import Tally, worst
+
+
+def counted(pairs):
+    """Confusion [11, 11] of (label, prediction)."""
+    total = np.zeros((11, 11), np.int64)
+    for label, prediction in pairs:
+        for truth, found in zip(label[label < 11], prediction[label < 11], strict=True):
+            total[truth, found] += 1
+    return total.tolist()
+
+
+@pytest.fixture(scope="module")
+def network(tiny_run):
+    return jaxseg.load(tiny_run)
+
+
+def test_scores_of_images_add_up_to_those_of_training(tiny_run, network, tmp_path):
+    config = load_config(tiny_run)
+    results = score_checkpoint(config, tiny_run, "last", gallery=tmp_path)
+    prepared = prepare(config.data)
+    peers = parallel.replicate(restored_peers(config, tiny_run, "last")[1])
+    eval_step = parallel.compile_eval_step(num_classes=11)
+    trained = evaluate.evaluate(eval_step, peers, prepared, config).confusion["unet"]
+    scores = results["peers"]["unet"]
+    assert scores["confusion"] == trained.tolist()
+    records = {record["id"].decode(): record for record in prepared.records("val")}
+    assert [image["number"] for image in results["images"]] == [0, 1, 2, 3, 4]
+    assert [image["id"] for image in results["images"]] == sorted(records)
+    for image, score in zip(results["images"], scores["images"], strict=True):
+        record, number = records[image["id"]], image["number"]
+        prediction = network.predict(record["image"], resize="none")
+        confusion = np.array(counted([(record["label"], prediction)]))
+        assert score["mean_iou"] == pytest.approx(metrics.mean_iou(confusion))
+        assert score["pixel_accuracy"] == pytest.approx(metrics.pixel_accuracy(confusion))
+        for name, expected in (("truth", record["label"]), ("unet", prediction)):
+            with Image.open(tmp_path / f"{number:04d}_{name}.png") as picture:
+                assert (np.array(picture) == expected).all()
+        with Image.open(tmp_path / f"{number:04d}_image.jpg") as picture:
+            assert np.abs(np.array(picture).astype(int) - record["image"]).mean() < 25  # JPEG of noise
+
+
+@pytest.mark.parametrize(
+    "view", [View(), View(resize="none", window_px=32, flip=True), View(scales=(0.5, 1.0), batch=3)]
+)
+def test_at_full_resolution_predictions_come_back_to_the_raw_labels(tiny_run, network, view):
+    config = load_config(tiny_run)
+    results = score_checkpoint(config, tiny_run, "last", view=view, full_resolution=True)
+    source = raw_source(config.data)
+    options = {"resize": view.resize, "window_px": view.window_px, "scales": view.scales, "flip": view.flip}
+    pairs = []
+    for sample in source.samples["val"]:
+        image, label = read_sample(source, sample)
+        assert label.shape == (40, 48)  # as the files, not 36×36 as prepared
+        pairs.append((label, network.predict(image, **options)))
+    assert results["peers"]["unet"]["confusion"] == counted(pairs)
+    assert results["protocol"] == f"raw labels, every pixel once; images {view}"
+
+
+def test_full_resolution_without_raw_files_is_refused(tiny_run):
+    config = load_config(tiny_run)
+    prepare(config.data)
+    config.data.source_dir = ""
+    with pytest.raises(InputError, match=r"--full_resolution reads the raw labels.*give --config.data.source_dir=DIR"):
+        score_checkpoint(config, tiny_run, "last", full_resolution=True)
+
+
+def test_random_crops_are_images_of_their_own(tiny_run):
+    config = load_config(tiny_run)
+    config.eval.update({"view": "random", "passes": 2, "batch_size": 4})
+    results = score_checkpoint(config, tiny_run, "last")
+    assert [image["number"] for image in results["images"]] == list(range(10))
+    assert sum(image["id"].endswith(", crop 2") for image in results["images"]) == 5
+    assert results["protocol"] == "prepared images and labels (square, side 36 pixels), random 32 pixels, 2 passes"
+
+
+def test_boundary_iou_and_the_worst_images_of_hand_made_maps():
+    """Road (3) left, sky (0) right in 10×10; the prediction's border is a column further, then all is wrong."""
+    label = np.where(np.arange(10) < 5, 3, 0)[None].repeat(10, 0).astype(np.uint8)
+    shifted = np.where(np.arange(10) < 6, 3, 0)[None].repeat(10, 0).astype(np.uint8)
+    tally = Tally(LABELS["camvid"], ["unet"])
+    image = np.zeros((10, 10, 3), np.uint8)
+    tally.add(1, "b", image, label, {"unet": shifted})
+    tally.add(0, "a", image, label, {"unet": np.where(label == 3, 0, 3).astype(np.uint8)})
+    tally.add(2, "c", image, np.full((10, 10), 255, np.uint8), {"unet": label})
+    results = {"reported_peer": "unet"} | tally.results()
+    assert [image["id"] for image in results["images"]] == ["a", "b", "c"]
+    assert results["peers"]["unet"]["images"][2]["mean_iou"] is None
+    # b: road 50 of 60 pixels, sky 40 of 50
+    assert results["peers"]["unet"]["images"][1]["mean_iou"] == pytest.approx((50 / 60 + 40 / 50) / 2)
+    assert worst(results, 2) == [("a", 0.0), ("b", pytest.approx((50 / 60 + 40 / 50) / 2))]
+    # Bands are 1 pixel wide (2 % of 14). b: of road, the truth's band is the rim and column 4 (5 + 5 + 8 + 8 = 26 pixels), the
+    # prediction's the rim and column 5 (28), and both have 10 of the left end and 4 + 4 of top and bottom, columns 1 to 4.
+    # a: nothing is right; the bands are 26 and 26 pixels of each class. c is void.
+    road = results["peers"]["unet"]["boundary"]["road"]
+    assert road == pytest.approx(18 / (26 + 28 - 18 + 26 + 26))
+
+
+def command(module, *arguments):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "COLUMNS": "80"}
+    return subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=environment)
+
+
+def test_the_command_writes_scores_and_pictures(tiny_run, tmp_path):
+    output = tmp_path / "scores.json"
+    ended = command("jaxseg.evaluate", f"--workdir={tiny_run}", "--flip", "--scales=1,1.5", f"--output={output}")
+    assert ended.returncode == 0, ended.stderr
+    for line in ("mean accuracy", "frequency-weighted IoU", "boundary IoU", "worst: "):
+        assert line in ended.stdout
+    results = json.loads(output.read_text())
+    assert results["protocol"].endswith("images at their own pixels, in one piece, scales 1, 1.5, and mirrored")
+    pictures = sorted(path.name for path in (tmp_path / "scores").iterdir())
+    assert pictures == sorted(f"{n:04d}_{name}" for n in range(5) for name in ("image.jpg", "truth.png", "unet.png"))
+    assert not list(tmp_path.glob("*.part"))

@@ -1,0 +1,230 @@
+"""From images of any size to classes: against one plain pass of the network, and loops written out."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxseg
+from jaxseg import infer, parallel
+from jaxseg.config import InputError, default, load_config
+from jaxseg.infer import Network, View, scored
+from jaxseg.labels import LABELS
+from jaxseg.models.blocks import upsample
+from jaxseg.peers import restored_peers
+from jaxseg.step import predict
+from tests.conftest import save_untrained
+
+RNG = np.random.default_rng(7)
+
+
+@pytest.fixture(scope="module")
+def network(tiny_run):
+    return jaxseg.load(tiny_run)
+
+
+def picture(h, w):
+    return RNG.integers(0, 256, (h, w, 3), np.uint8)
+
+
+def of_pixels(function, *, multiple_px=1, activation="softmax", resize="none"):
+    """A network whose logits at a pixel are a function of image [b, h, w, 3] in [0, 1]."""
+    config = default()
+    config.data.update({"resize": resize, "size_px": 32})
+    forward = jax.pmap(lambda _, image: function(image), axis_name=parallel.AXIS)
+    peer = parallel.replicate({"nothing": np.zeros(1, np.float32)})
+    return Network("made-up", 0, peer, forward, LABELS["camvid"], config.data, multiple_px, activation)
+
+
+MATRIX = np.random.default_rng(1).standard_normal((3, 11)).astype(np.float32)
+
+
+def plain(image):
+    return jnp.matmul(image, MATRIX, precision="highest")
+
+
+def tilted(image):
+    """Depends on where in the picture a pixel is: 1 at the left edge of what the network sees, falling to the right."""
+    w = image.shape[2]
+    ramp = 1 - jnp.arange(w) / w
+    return plain(image) * ramp[:, None]
+
+
+@pytest.mark.parametrize("hw", [(32, 32), (37, 50), (5, 70)])
+def test_in_one_piece_is_one_pass_over_the_padded_image(network, tiny_run, hw):
+    config = load_config(tiny_run)
+    image = picture(*hw)
+    label = network.predict(image, resize="none")
+    h, w = (-(-side // 16) * 16 for side in hw)
+    padded = np.pad(image, ((0, h - hw[0]), (0, w - hw[1]), (0, 0)), mode="edge")
+    peer = restored_peers(config, tiny_run, "last")[1]["unet"]
+    logits = np.asarray(predict(peer, jnp.asarray(padded[None] / np.float32(255))))[0, : hw[0], : hw[1]]
+    assert label.shape == hw
+    assert label.dtype == np.uint8
+    assert (label == logits.argmax(-1)).all()
+    top = np.exp(logits - logits.max(-1, keepdims=True))
+    probabilities = network.probabilities(image, resize="none")
+    np.testing.assert_allclose(probabilities, top / top.sum(-1, keepdims=True), atol=1e-6)
+
+
+def test_as_in_training_images_are_resized_there_and_logits_back(network):
+    image = picture(50, 75)
+    small = np.asarray(Image.fromarray(image).resize((36, 36), Image.Resampling.BILINEAR))  # square, 36 pixels
+    logits = next(scored(network, [small], view=View(resize="none")))
+    back = np.asarray(upsample(logits[None], (50, 75)))[0]
+    assert (network.predict(image) == back.argmax(-1)).all()
+
+
+def test_scores_are_resized_as_pytorch_does():
+    logits = RNG.standard_normal((7, 9, 4)).astype(np.float32)
+    for hw in ((7, 9), (20, 31), (3, 4)):
+        expected = np.asarray(upsample(logits[None], hw))[0]  # held to PyTorch's interpolate by tests/test_deeplabv3.py
+        np.testing.assert_allclose(infer.resize_scores(logits, hw), expected, atol=1e-6)
+
+
+def test_windows_cover_every_pixel_evenly():
+    # hand counts: side 4 and overlap ½ step by at most 2
+    assert infer.window_starts(4, 4, 0.5) == [0]
+    assert infer.window_starts(8, 4, 0.5) == [0, 2, 4]
+    assert infer.window_starts(9, 4, 0.5) == [0, 2, 3, 5]
+    assert infer.window_starts(8, 4, 0.0) == [0, 4]
+    assert infer.window_starts(9, 4, 0.0) == [0, 2, 5]
+    for length, side, overlap in itertools.product((16, 33, 100), (16,), (0, 0.3, 0.75)):
+        starts = infer.window_starts(length, side, overlap)
+        assert starts[0] == 0
+        assert starts[-1] == length - side
+        assert max(np.diff(starts), default=0) <= side * (1 - overlap)
+
+
+@pytest.mark.parametrize("hw", [(40, 50), (16, 16), (9, 21)])
+def test_windows_of_a_pixelwise_network_change_nothing(hw):
+    image = picture(*hw)
+    logits = next(scored(of_pixels(plain), [image], view=View(resize="none", window_px=16, overlap=0.4)))
+    np.testing.assert_allclose(logits, np.asarray(plain(image[None] / np.float32(255)))[0], atol=1e-5)
+
+
+def test_overlapping_windows_are_blended_by_how_deep_a_pixel_lies_in_them():
+    image, side = picture(24, 40), 16
+    got = next(scored(of_pixels(tilted), [image], view=View(resize="none", window_px=side, overlap=0.5)))
+    depth = np.array([min(i + 1, side - i) for i in range(side)], np.float64)
+    total, weights = np.zeros((24, 40, 11)), np.zeros((24, 40, 1))
+    for top, left in itertools.product((0, 8), (0, 8, 16, 24)):
+        here = np.s_[top : top + side, left : left + side]
+        logits = np.asarray(tilted(image[here][None] / np.float32(255)))[0]
+        weight = (depth[:, None] * depth)[..., None]
+        total[here] += weight * logits
+        weights[here] += weight
+    np.testing.assert_allclose(got, total / weights, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_flip_and_scales_average_probabilities(activation):
+    image = picture(20, 30)
+    network = of_pixels(tilted, activation=activation)
+    got = network.probabilities(image, resize="none", flip=True, scales=(1.0, 1.5))
+
+    def probability(logits):
+        if activation == "sigmoid":
+            return 1 / (1 + np.exp(-logits))
+        return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+    expected = 0
+    for w, h in ((30, 20), (45, 30)):
+        resized = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+        for mirrored in (False, True):
+            seen = resized[:, ::-1] if mirrored else resized
+            logits = np.asarray(tilted(seen[None] / np.float32(255)))
+            logits = logits[:, :, ::-1] if mirrored else logits
+            expected = expected + probability(np.asarray(upsample(logits, (20, 30)))[0].astype(np.float64)) / 4
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert (network.predict(image, resize="none", flip=True, scales=(1.0, 1.5)) == expected.argmax(-1)).all()
+
+
+def test_many_images_are_batched_in_order_and_compiled_once_a_shape():
+    shapes = []
+
+    def forward(image):
+        shapes.append(image.shape)  # runs while tracing
+        return plain(image)
+
+    images = [picture(20, 30), picture(16, 16), picture(20, 30), picture(17, 31), picture(20, 30)]
+    view = View(resize="none", batch=3)
+    got = list(scored(of_pixels(forward, multiple_px=16), images, view=view))
+    assert [logits.shape[:2] for logits in got] == [(20, 30), (16, 16), (20, 30), (17, 31), (20, 30)]
+    for image, logits in zip(images, got, strict=True):
+        np.testing.assert_allclose(logits, np.asarray(plain(image[None] / np.float32(255)))[0], atol=1e-6)
+    assert sorted(set(shapes)) == [(1, 16, 16, 3), (1, 32, 32, 3)]  # a batch of 3 on 4 devices is one image each
+    assert len(shapes) == 2
+
+
+def test_images_may_be_files_gray_or_pillow(tmp_path, network):
+    image = picture(36, 36)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    expected = network.predict(image)
+    assert (network.predict(tmp_path / "a.png") == expected).all()
+    assert (network.predict(str(tmp_path / "a.png")) == expected).all()
+    assert (network.predict(Image.fromarray(image)) == expected).all()
+    gray = image[..., 0]
+    assert (network.predict(gray) == network.predict(np.stack([gray] * 3, -1))).all()
+
+
+def test_photographs_are_turned_as_their_camera_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90° clockwise (EXIF 2.3, 4.6.4 A)
+    image = picture(4, 6)
+    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
+    assert (infer.to_pixels(tmp_path / "a.png") == np.rot90(image, -1)).all()
+
+
+def test_peers_are_chosen_by_name(tiny_mutual, tmp_path):
+    run = save_untrained(tiny_mutual, tmp_path / "run")
+    assert jaxseg.load(run).name == "student"
+    teacher = jaxseg.load(run, peer="teacher", checkpoint=0)
+    assert (teacher.name, teacher.multiple_px, teacher.step) == ("teacher", 1, 0)
+    assert teacher.predict(picture(36, 36)).shape == (36, 36)
+    with pytest.raises(InputError, match=r"peer 'tutor': there is none; the peers are student, teacher"):
+        jaxseg.load(run, peer="tutor")
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        ({"resize": "square"}, r"resize='square'; expected run or none"),
+        ({"window_px": -1}, r"window_px=-1; expected a side in pixels, or 0"),
+        ({"window_px": 40}, r"window_px=40: this network takes multiples of 16"),
+        ({"window_px": 32, "overlap": 1.0}, r"overlap=1.0; expected a share of the window from 0 to below 1"),
+        ({"scales": (1.0, 0.0)}, r"scales=\(1.0, 0.0\); expected positive numbers"),
+        ({"scales": ()}, r"scales=\(\); expected positive numbers"),
+        ({"batch": 0}, r"batch=0; expected at least 1"),
+    ],
+)
+def test_views_that_cannot_be_are_refused(network, view, message):
+    with pytest.raises(InputError, match=message):
+        network.predict(picture(36, 36), **view)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), r"an image is float32\[4, 4, 3\]; expected uint8 \[h, w, 3\]"),
+        (np.zeros((4, 4, 4), np.uint8), r"an image is uint8\[4, 4, 4\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"an image is uint8\[0, 4, 3\]"),
+        ("nowhere.png", r"nowhere.png: cannot be read \(No such file or directory\)"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(InputError, match=message):
+        infer.to_pixels(image)
+
+
+def test_what_is_no_run_is_refused(tmp_path, tiny_run):
+    with pytest.raises(InputError, match="no run there"):
+        jaxseg.load(tmp_path / "nowhere")
+    (tmp_path / "w.pth").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"w.pth: a file, not a run's folder.*--config=configs/unet_voc.py"):
+        jaxseg.load(tmp_path / "w.pth")
+    with pytest.raises(InputError, match="no checkpoint '7'"):
+        jaxseg.load(tiny_run, checkpoint=7)

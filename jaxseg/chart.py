@@ -8,8 +8,9 @@ from html import escape
 
 import numpy as np
 
+from jaxseg.document import RUN_COLOURS
+
 MOST_POINTS = 400  # of a line: about one per unit of the chart's width
-COLOURS = 8  # --run-0 … --run-7 of page.css; further runs begin again, dashed
 WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 34  # margins: room for tick labels
 LOG_FROM = 30  # a loss that falls by more than this factor is drawn on a logarithmic axis
@@ -39,11 +40,11 @@ def line_chart(lines: dict[str, Points], *, label: str, log: bool = False) -> st
 
 def polyline(places: Points, index: int, name: str) -> str:
     """A run's line, with a dot at its end; a single point is the dot alone."""
-    dashed = ' stroke-dasharray="5 3"' if index >= COLOURS else ""
+    dashed = ' stroke-dasharray="5 3"' if index >= RUN_COLOURS else ""
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     end = f'<circle cx="{places[-1][0]:.1f}" cy="{places[-1][1]:.1f}" r="2.5"/>'
     title = f"<title>{escape(name)}</title>"
-    return f'<g class="line run-{index % COLOURS}">{title}<path d="{path}"{dashed}/>{end}</g>'
+    return f'<g class="line run-{index % RUN_COLOURS}">{title}<path d="{path}"{dashed}/>{end}</g>'
 
 
 def thin(points: Points) -> Points:

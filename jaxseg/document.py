@@ -8,6 +8,8 @@ import re
 from html import escape
 from importlib import resources
 
+DIGITS = 3
+RUN_COLOURS = 8  # --run-0 … --run-7 of page.css; further runs begin again
 # The browser itself keeps the page from loading anything.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -52,6 +54,19 @@ def table(head: list[str], rows: list[list[str]], *, left: int = 1, label: str) 
 def scroll(inside: str, label: str) -> str:
     """A box of its own, so that what is wide does not widen the page; the keyboard reaches it."""
     return f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">\n{inside}\n</div>'
+
+
+def key(index: int) -> str:
+    """A dot in the colour of a run."""
+    return f'<span class="key run-{index % RUN_COLOURS}" aria-hidden="true"></span>'
+
+
+def value(number: float | None) -> str:
+    return "–" if number is None else f"{number:.{DIGITS}f}"
+
+
+def swatch(colour: tuple[int, int, int]) -> str:
+    return '<span class="swatch" style="background:#{:02x}{:02x}{:02x}"></span>'.format(*colour)
 
 
 def report_page(text: str, figures: dict[str, str]) -> str:

@@ -36,7 +36,7 @@
       });
     }
     list.replaceChildren(...shown.map(({ row }) => row));
-    document.getElementById("count").textContent = `${shown.length} of ${rows.length} images`;
+    document.getElementById("count").textContent = `${shown.length} of the ${rows.length} on this page`;
   }
 
   for (const control of [byClass, byRun, order]) control.addEventListener("change", arrange);
@@ -52,6 +52,7 @@
   const large = document.getElementById("large");
   const place = document.getElementById("large-place");
   let figures = [];
+  let name = "";
   let current = 0;
 
   function show(index) {
@@ -60,7 +61,7 @@
     const image = figure.querySelector("img").cloneNode();
     image.loading = "eager";
     place.replaceChildren(image);
-    document.getElementById("large-title").textContent = figure.dataset.title;
+    document.getElementById("large-title").textContent = `${figure.dataset.title} · ${name}`;
     document.getElementById("large-class").textContent = "";
   }
 
@@ -68,6 +69,7 @@
     const button = event.target.closest("button");
     if (!button) return;
     figures = [...button.closest(".panels").querySelectorAll("figure")];
+    name = button.closest(".example").dataset.id;
     show(figures.indexOf(button.parentElement));
     large.showModal();
   });

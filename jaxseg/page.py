@@ -4,15 +4,15 @@ In: `Run`s with their `Gallery`. Out: the text of a document that needs no other
 bytes. Imports no JAX.
 """
 
-import json
 from html import escape
 
 import numpy as np
 
-from jaxseg.chart import COLOURS, line_chart, stride, wants_log
-from jaxseg.document import document, scroll, table
-from jaxseg.gallery import Example, Gallery, Picture
-from jaxseg.labels import VOID
+from jaxseg.chart import line_chart, stride, wants_log
+from jaxseg.compare import DATASETS
+from jaxseg.document import RUN_COLOURS, document, key, scroll, swatch, table, value
+from jaxseg.examples import gallery_section
+from jaxseg.gallery import Gallery
 from jaxseg.runs import Run, series, settings
 
 SCORES = {
@@ -22,19 +22,19 @@ SCORES = {
     "frequency_weighted_iou": "frequency-weighted IoU",
     "boundary_iou": "boundary IoU",
 }
+ABSENT = '<div class="bar absent">absent</div>'
 PER_CLASS = {"iou": "IoU", "accuracy": "accuracy", "boundary": "boundary IoU"}
-DIGITS = 3
 
 
 def runs_page(runs: list[Run], gallery: Gallery) -> str:
     """The page of one run, or of several side by side."""
-    names = ", ".join(dict.fromkeys(run.data_name for run in runs))
+    names = ", ".join(dict.fromkeys(DATASETS[run.data_name] for run in runs))
     title = f"{runs[0].name} on {names}" if len(runs) == 1 else f"{len(runs)} runs on {names}"
     sections = {
         "Scores": scores_table(runs) + changed_settings(runs),
         "Curves": curves(runs),
         "Classes": classes(runs),
-        "Confusion": "\n".join(confusion(run) for run in runs),
+        "Confusion": '<div class="matrices">\n' + "\n".join(confusion(run) for run in runs) + "\n</div>",
         "Images": gallery_section(runs, gallery),
     }
     links = "".join(f'<li><a href="#{name.lower()}">{name}</a></li>' for name in sections)
@@ -65,11 +65,6 @@ def legend(runs: list[Run]) -> str:
     return f'<div class="runs">\n{"".join(parts)}\n</div>\n{note}'
 
 
-def key(index: int) -> str:
-    """A dot in the colour of a run."""
-    return f'<span class="key run-{index % COLOURS}" aria-hidden="true"></span>'
-
-
 def provenance(run: Run) -> str:
     result, device = run.result, run.result.get("device", {})
     facts = {
@@ -85,10 +80,6 @@ def provenance(run: Run) -> str:
         f"<dt>{escape(k)}</dt><dd><code>{escape(str(v))}</code></dd>" for k, v in facts.items() if v is not None
     )
     return f"<details><summary>Where it comes from</summary><dl>{rows}</dl></details>"
-
-
-def value(number: float | None) -> str:
-    return "–" if number is None else f"{number:.{DIGITS}f}"
 
 
 def in_bold(numbers: list[float | None]) -> list[str]:
@@ -166,9 +157,10 @@ def classes(runs: list[Run]) -> str:
     rows, absent = [], []
     for label in labels.classes:
         numbers = [run.scores["iou"][label.name] for run in runs]
+        bars = "".join(bar(index, run.name, n) for index, (run, n) in enumerate(zip(runs, numbers, strict=True)))
         if all(number is None for number in numbers):
             absent.append(label.name)
-        bars = "".join(bar(index, run.name, n) for index, (run, n) in enumerate(zip(runs, numbers, strict=True)))
+            bars = ABSENT
         share = f"{100 * truth[label.train_id] / max(truth.sum(), 1):.2g} %" if truth[label.train_id] else "–"
         rows.append([swatch(label.colour) + escape(label.name), share, bars])
     note = f"Absent, in neither truth nor prediction: {', '.join(absent)}. " if absent else "Every class is present. "
@@ -184,13 +176,9 @@ def classes(runs: list[Run]) -> str:
 
 def bar(index: int, name: str, number: float | None) -> str:
     if number is None:
-        return '<div class="bar absent">absent</div>'
+        return ABSENT
     style, title = f"--v:{number:.4f}", escape(f"{name}: {number:.4f}")
-    return f'<div class="bar run-{index % COLOURS}" style="{style}" title="{title}"><i></i><span>{value(number)}</span></div>'
-
-
-def swatch(colour: tuple[int, int, int]) -> str:
-    return '<span class="swatch" style="background:#{:02x}{:02x}{:02x}"></span>'.format(*colour)
+    return f'<div class="bar run-{index % RUN_COLOURS}" style="{style}" title="{title}"><i></i><span>{value(number)}</span></div>'
 
 
 def class_numbers(runs: list[Run]) -> str:
@@ -226,7 +214,7 @@ def confusion(run: Run) -> str:
 def heat(count: int, total: int, *, truth: str, called: str) -> str:
     share = count / total if total else 0.0
     title = escape(f"{truth} called {called}: {100 * share:.1f} % ({count:,} of {total:,} pixels)")
-    strong, text = ' class="strong"' if share > 0.5 else "", f"{100 * share:.0f}" if share >= 0.005 else ""
+    strong, text = ' class="strong"' if share > 0.65 else "", f"{100 * share:.0f}" if share >= 0.005 else ""
     return f'<td{strong} style="--v:{share:.3f}" title="{title}">{text}</td>'
 
 
@@ -239,114 +227,3 @@ def mistakes(counts: np.ndarray, run: Run) -> str:
         f"{names[i]} called {names[j]} ({100 * off[i, j] / off.sum():.0f} %)" for i, j in places if off[i, j]
     ]  # fmt: skip
     return f'<p class="note">Most of the wrong pixels: {escape(", ".join(words))}.</p>\n' if words else ""
-
-
-def gallery_section(runs: list[Run], gallery: Gallery) -> str:
-    """Controls, legend and one row per example; or how to get them."""
-    if not gallery.examples:
-        lacking = [run for run in runs if not run.images or not run.gallery.is_dir()] or runs
-        commands = "".join(f"<li><code>{escape(run.command)}</code></li>" for run in lacking)
-        return f"<p>No images were kept with these scores. They are made by</p>\n<ul>{commands}</ul>"
-    rows = "\n".join(example_row(place, example, runs) for place, example in enumerate(gallery.examples))
-    many = ' class="examples several"' if len(runs) > 1 else ' class="examples"'
-    return (
-        f'<p class="note">{how_many(gallery)}</p>\n{controls(runs, gallery)}\n{class_legend(runs, gallery)}\n'
-        f'<ol id="examples"{many} style="--runs:{len(runs)}">\n{rows}\n</ol>\n{gallery_data(runs, gallery)}\n{LIGHTBOX}'
-    )
-
-
-LIGHTBOX = """<dialog id="large" aria-label="Enlarged picture">
-<p><strong id="large-title"></strong> <span id="large-class"></span></p>
-<div id="large-place"></div>
-<p class="note">← → other picture of this image · Esc closes</p>
-<p><button type="button" id="large-back">← Back</button> <button type="button" id="large-next">Next →</button>
-<button type="button" id="large-close">Close</button></p>
-</dialog>"""
-
-
-def how_many(gallery: Gallery) -> str:
-    shown, total = len(gallery.examples), gallery.total
-    text = f"All {total:,} images." if shown == total else f"{shown:,} of {total:,} images"
-    if shown + gallery.without < total:
-        text += ": by the first run's IoU the worst, and others evenly spread over the rest."
-    elif shown < total:
-        text += "."
-    text += f" Of {gallery.without:,} no picture was kept." if gallery.without else ""
-    return text + (
-        f" {gallery.unpaired:,} images that only some of the runs have are left out." if gallery.unpaired else ""
-    )
-
-
-def controls(runs: list[Run], gallery: Gallery) -> str:
-    """Which images, in which order. The script does the rest; without it, all are there, worst first."""
-    names = runs[0].labels.names
-    scored = {
-        name
-        for example in gallery.examples
-        for s in example.scores
-        for name, iou in s["iou"].items()
-        if iou is not None
-    }
-    by_class = options([("", "all classes"), *((str(i), name) for i, name in enumerate(names) if name in scored)])
-    by_run = options([(str(index), run.name) for index, run in enumerate(runs)])
-    hidden = " hidden" if len(runs) == 1 else ""
-    return f"""<form class="controls" id="controls">
-<label>Class <select id="by-class">{by_class}</select></label>
-<label{hidden}>IoU of <select id="by-run">{by_run}</select></label>
-<label>Order <select id="order"><option value="1">worst first</option><option value="-1">best first</option></select></label>
-<output id="count" for="by-class by-run order"></output>
-</form>"""
-
-
-def options(choices: list[tuple[str, str]]) -> str:
-    return "".join(f'<option value="{choice}">{escape(text)}</option>' for choice, text in choices)
-
-
-def class_legend(runs: list[Run], gallery: Gallery) -> str:
-    """Colours of the classes that occur, and of the error map."""
-    used = set().union(*(example.used for example in gallery.examples))
-    items = [swatch(row.colour) + escape(row.name) for row in runs[0].labels.classes if row.train_id in used]
-    items += ['<span class="swatch void"></span>void, not scored'] if VOID in used else []
-    items.append('<span class="swatch wrong"></span>wrong')
-    return '<ul class="legend">' + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
-
-
-def example_row(place: int, example: Example, runs: list[Run]) -> str:
-    scores = "".join(
-        f'<li>{key(index) if len(runs) > 1 else ""}<span class="score">{value(s["mean_iou"])}</span></li>'
-        for index, s in enumerate(example.scores)
-    )
-    what = f"{example.id} (image {example.number})"
-    panels = [panel(example.image, "image", "photo", what), panel(example.truth, "truth", "map", what)]
-    for index, (run, prediction, error) in enumerate(zip(runs, example.predictions, example.errors, strict=True)):
-        of = f"{key(index)}{escape(run.name)}: " if len(runs) > 1 else ""
-        plain = f"{run.name}: " if len(runs) > 1 else ""
-        panels.append(panel(prediction, f"{plain}prediction", "map", what, caption=f"{of}prediction"))
-        panels.append(panel(error, f"{plain}errors", "map error", what, caption=f"{of}errors"))
-    return (
-        f'<li class="example" id="example-{place}">\n<h3>{escape(example.id)} <small>{example.number}</small></h3>\n'
-        f'<ul class="scores"><li class="what">mean IoU</li>{scores}</ul>\n<div class="panels">\n{"".join(panels)}</div>\n</li>'
-    )
-
-
-def panel(picture: Picture, title: str, kind: str, what: str, *, caption: str | None = None) -> str:
-    size = f'width="{picture.width}" height="{picture.height}"'
-    alt = escape(f"{title} of {what}")
-    image = f'<img class="{kind}" src="{picture.uri}" {size} loading="lazy" decoding="async" alt="{alt}">'
-    return (
-        f'<figure data-title="{escape(title)}"><button type="button">{image}</button>'
-        f"<figcaption>{caption or escape(title)}</figcaption></figure>\n"
-    )
-
-
-def gallery_data(runs: list[Run], gallery: Gallery) -> str:
-    """What the script sorts and filters by: per example and run the mean IoU and the classes' IoUs."""
-    names, classes = runs[0].labels.names, runs[0].labels.classes
-    iou = [[[s["iou"].get(name) for name in names] for s in example.scores] for example in gallery.examples]
-    data = {
-        "mean": [[s["mean_iou"] for s in example.scores] for example in gallery.examples],
-        "iou": [[[None if v is None else round(v, 6) for v in of_run] for of_run in row] for row in iou],
-        "colours": {",".join(map(str, row.colour)): row.name for row in classes},
-    }
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return f'<script type="application/json" id="gallery-data">{text}</script>'

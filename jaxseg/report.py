@@ -366,7 +366,7 @@ def define_flags() -> None:
     flags.DEFINE_string("results", "results", "Folder with the JSON files of runs.")
     flags.DEFINE_string("output", None, "Folder to write to; default: RESULTS/report. With --html, the file.")
     flags.DEFINE_bool("html", False, "Write one HTML page: of the results folder, or of the runs named.")
-    flags.DEFINE_integer("gallery", 60, "Images on the page of runs, at most.", lower_bound=0)
+    flags.DEFINE_integer("gallery", 60, "Images on the page of runs, at most.", lower_bound=1)
 
 
 def main(words: Sequence[str]) -> None:

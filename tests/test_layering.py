@@ -12,10 +12,11 @@ ORDER = [
     "models.blocks", "models.unet", "models.resnet", "models.deeplabv3", "models.torch_weights", "models",
     "losses.pixel", "losses.pooling", "losses.rmi", "losses.mutual", "losses",
     "optim", "metrics", "step", "hosts", "parallel", "checkpoint", "peers", "stopping", "limits", "results",
-    "show", "compare", "plots", "runs", "gallery", "chart", "document", "page", "report", "evaluate", "log", "train", "main",
+    "show", "compare", "plots", "runs", "gallery", "document", "chart", "examples", "page", "report",
+    "evaluate", "log", "train", "main",
 ]  # fmt: skip
 WITHOUT_JAX = ["labels", "config", "cli", "show", "compare", "plots"]
-WITHOUT_JAX += ["runs", "gallery", "chart", "document", "page", "report"]
+WITHOUT_JAX += ["runs", "gallery", "document", "chart", "examples", "page", "report"]
 WITHOUT_JAX += [module for module in ORDER if module.startswith("data.")]
 
 

@@ -66,19 +66,17 @@ def legend(runs: list[Run]) -> str:
 
 
 def provenance(run: Run) -> str:
-    result, device = run.result, run.result.get("device", {})
+    result = run.result
     facts = {
         "scores": run.file,
         "command": result.get("command"),
         "commit": result.get("commit"),
-        "device": "{count} × {kind} ({platform})".format(**device) if device else None,
+        "device": ", ".join(f"{name} {what}" for name, what in result.get("device", {}).items()),
         "versions": ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items()),
         "data": f"{run.data_name}, fingerprint {result['data']['fingerprint']}",
     }
-    facts |= settings(run)
-    rows = "".join(
-        f"<dt>{escape(k)}</dt><dd><code>{escape(str(v))}</code></dd>" for k, v in facts.items() if v is not None
-    )
+    facts = {name: fact for name, fact in facts.items() if fact} | settings(run)
+    rows = "".join(f"<dt>{escape(k)}</dt><dd><code>{escape(str(v))}</code></dd>" for k, v in facts.items() if v)
     return f"<details><summary>Where it comes from</summary><dl>{rows}</dl></details>"
 
 

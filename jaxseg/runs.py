@@ -111,7 +111,8 @@ def check_result(result: dict, file: Path) -> None:
     try:
         scores, name = result["peers"][result["reported_peer"]], result["data"]["name"]
         rows, classes = scores["confusion"], list(scores["iou"])
-        _ = result["step"], scores["mean_iou"], scores["pixel_accuracy"]
+        _ = result["step"] + 0, scores["mean_iou"], scores["pixel_accuracy"]
+        _ = result["data"]["fingerprint"], result["data"]["train"] + 0, result["data"]["val"] + 0
         listed, scored = result.get("images", []), scores.get("images", [])
         _ = [(image["number"], image["id"], image["number"] + 0) for image in listed]
         _ = [(image["mean_iou"], image["iou"].values()) for image in scored]

@@ -1,16 +1,22 @@
 """Tables and figures of everything below a results folder.
 
     python -m jaxseg.report [--results=results] [--output=RESULTS/report]
+    python -m jaxseg.report --html [--results=results] [--output=RESULTS/report/report.html]
+    python -m jaxseg.report --html [NAME=]RUN [[NAME=]RUN …] [--gallery=60] [--output=FILE.html]
 
 In: `plan.json` and the runs' JSON that `python -m scripts.study` wrote, and any other run's results.json. Out, in the
 output folder: report.md; table1 (the paper's Table 1) and differences as CSV and LaTeX, runs and classes as CSV; figures
-as PNG and SVG. The same files give the same bytes. Imports no JAX: results can be looked at anywhere.
+as PNG and SVG. With --html: one page that needs no other file and no network, of the same tables and figures; or of the
+folders of runs, side by side, with curves, confusion matrices and the images that `python -m jaxseg.evaluate` keeps beside
+its scores (default output RUN/report.html, of several runs report.html here). The same files give the same bytes. Imports
+no JAX: results can be looked at anywhere.
 """
 
 import csv
 import io
 import math
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -33,6 +39,10 @@ from jaxseg.compare import (
     summarise,
 )
 from jaxseg.config import InputError
+from jaxseg.html.document import report_page
+from jaxseg.html.gallery import load_gallery
+from jaxseg.html.page import runs_page
+from jaxseg.html.runs import load_runs
 from jaxseg.plots import draw, kinds
 
 # RECPAD 2024, Table 1: (IoU, Acc) of Models 1, 2, 3.
@@ -45,11 +55,7 @@ DIGITS = 3
 
 def write_report(results: Path, output: Path) -> list[Path]:
     """Writes everything; returns the paths, report.md first. Raises InputError naming a file that does not fit."""
-    if not results.is_dir():
-        raise InputError(f"--results={results}: no such folder; expected one with the JSON files of runs.")
-    studies, single = load_studies(results), load_single_runs(results)
-    if not studies and not single:
-        raise InputError(f"--results={results}: holds no study (plan.json) and no run (results.json).")
+    studies, single = load_results(results)
     texts = {"report.md": markdown(studies, single), "runs.csv": to_csv(runs_rows(studies))}
     texts |= {"classes.csv": to_csv(class_rows(studies)), "table1.csv": to_csv(table1_rows(studies))}
     texts |= {"differences.csv": to_csv(difference_rows(studies))}
@@ -58,6 +64,35 @@ def write_report(results: Path, output: Path) -> list[Path]:
     for name, text in texts.items():
         (output / name).write_text(text)
     return [output / name for name in texts] + draw(studies, output)
+
+
+def load_results(results: Path) -> tuple[list[Study], dict[str, dict]]:
+    """Studies, and the runs that belong to none. Raises InputError where there is neither."""
+    if not results.is_dir():
+        raise InputError(f"--results={results}: no such folder; expected one with the JSON files of runs.")
+    studies, single = load_studies(results), load_single_runs(results)
+    if not studies and not single:
+        raise InputError(f"--results={results}: holds no study (plan.json) and no run (results.json).")
+    return studies, single
+
+
+def results_html(results: Path) -> str:
+    """report.md and its figures as one page. Raises InputError as `write_report`."""
+    studies, single = load_results(results)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = {path.stem: path.read_text() for path in draw(studies, Path(folder)) if path.suffix == ".svg"}
+    return report_page(markdown(studies, single), drawn)
+
+
+def write_page(text: str, output: Path) -> None:
+    """Writes beside and renames, so that no reader finds half a page. Raises InputError where that cannot be."""
+    part = output.with_name(f"{output.name}.part")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.rename(output)
+    except OSError as error:
+        raise InputError(f"--output={output}: cannot be written ({error.strerror}); name another file.") from error
 
 
 def table1(study: Study, dataset: str, protocol: str) -> dict[str, dict[str, Summary]]:
@@ -329,14 +364,30 @@ def latex(text: str) -> str:
 
 def define_flags() -> None:
     flags.DEFINE_string("results", "results", "Folder with the JSON files of runs.")
-    flags.DEFINE_string("output", None, "Folder to write to; default: RESULTS/report.")
+    flags.DEFINE_string("output", None, "Folder to write to; default: RESULTS/report. With --html, the file.")
+    flags.DEFINE_bool("html", False, "Write one HTML page: of the results folder, or of the runs named.")
+    flags.DEFINE_integer("gallery", 60, "Images on the page of runs, at most.", lower_bound=1)
 
 
-def main() -> None:
-    results = Path(flags.FLAGS.results)
-    paths = write_report(results, Path(flags.FLAGS.output or results / "report"))
-    print(f"written: {paths[0]} and {len(paths) - 1} more files beside it")
+def main(words: Sequence[str]) -> None:
+    options = flags.FLAGS
+    results, output = Path(options.results), options.output
+    if not options.html:
+        if words:
+            raise InputError(f"{words[0]!r} is no flag; write --name=value, or --html for a page of runs.")
+        paths = write_report(results, Path(output or results / "report"))
+        print(f"written: {paths[0]} and {len(paths) - 1} more files beside it")
+        return
+    if words:
+        runs = load_runs(words)
+        text = runs_page(runs, load_gallery(runs, most=options.gallery))
+        default = runs[0].folder / "report.html" if len(runs) == 1 else Path("report.html")
+    else:
+        text, default = results_html(results), results / "report" / "report.html"
+    path = Path(output) if output else default
+    write_page(text, path)
+    print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags)
+    cli.run(main, usage=__doc__, define=define_flags, words="[NAME=]RUN")

@@ -12,10 +12,12 @@ ORDER = [
     "models.blocks", "models.unet", "models.resnet", "models.deeplabv3", "models.torch_weights", "models",
     "losses.pixel", "losses.pooling", "losses.rmi", "losses.mutual", "losses",
     "optim", "metrics", "step", "hosts", "parallel", "checkpoint", "peers", "stopping", "limits", "results",
-    "show", "compare", "plots", "report", "infer", "predict", "tally", "evaluate", "log", "train", "main",
+    "show", "compare", "plots",
+    "html.runs", "html.gallery", "html.document", "html.chart", "html.examples", "html.page", "report",
+    "infer", "predict", "tally", "evaluate", "log", "train", "main",
 ]  # fmt: skip
 WITHOUT_JAX = ["labels", "config", "cli", "show", "compare", "plots", "report"]
-WITHOUT_JAX += [module for module in ORDER if module.startswith("data.")]
+WITHOUT_JAX += [module for module in ORDER if module.startswith(("data.", "html."))]
 
 
 def module_name(path: Path) -> str:
@@ -38,7 +40,7 @@ FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def test_every_module_has_its_place():
-    assert set(FILES) - {"", "data"} == set(ORDER)
+    assert set(FILES) - {"", "data", "html"} == set(ORDER)
 
 
 def test_imports_point_down():

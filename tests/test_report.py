@@ -127,7 +127,7 @@ def rounded(svg: str) -> str:
 
 def test_the_committed_report_comes_from_the_committed_json(tmp_path):
     made = {path.name: path for path in write_report(ROOT / "results", tmp_path)}
-    kept = {path.name: path for path in COMMITTED.iterdir()}
+    kept = {path.name: path for path in COMMITTED.iterdir() if path.suffix != ".html"}  # --html writes one there
     assert made.keys() == kept.keys()
     with Image.open(COMMITTED / "cpu_curves.png") as picture:
         version = picture.info["Software"]

@@ -1,0 +1,458 @@
+"""Pages of made-up runs: numbers and pixels known by hand, and what a browser makes of them."""
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.config import InputError
+from jaxseg.html import chart, gallery
+from jaxseg.html.page import runs_page
+from jaxseg.html.runs import load_runs
+from jaxseg.labels import LABELS, Labels
+from jaxseg.report import results_html
+from tests.made_runs import MAP, classes, write_run
+from tests.study_results import run as study_run
+from tests.study_results import write_study
+
+ROOT = Path(__file__).parents[1]
+WRONG_MAP = np.array([[0, 2, 1, 3], [2, 1, 0, 0]], np.uint8)  # of MAP: wrong at (0, 1), (1, 1), (1, 3)
+FIRST = {"val/a": (0.5, {"car": 0.7}), "val/b": (0.2, {}), "val/c": (0.9, {"car": 0.1}), "val/d": (None, {})}
+SECOND = {"val/a": (0.6, {"car": 0.2}), "val/b": (0.8, {"car": 0.4}), "val/c": (0.3, {}), "val/d": (0.1, {})}
+EMPTY_TAGS = {"meta", "link", "img", "br", "input", "path", "circle", "use", "image"}
+
+
+@pytest.fixture
+def first(tmp_path):
+    return write_run(tmp_path / "first", FIRST, prediction=WRONG_MAP)
+
+
+@pytest.fixture
+def second(tmp_path):
+    scores = {"mean_iou": 0.55, "pixel_accuracy": 0.7, "mean_accuracy": 0.6, "boundary_iou": 0.125}
+    config = {"seed": 0, "optim": {"learning_rate": 0.5}}
+    return write_run(tmp_path / "second", SECOND, peer="student", scores=scores, config=config)
+
+
+def page(*words, most: int = 60) -> str:
+    runs = load_runs([str(word) for word in words])
+    return runs_page(runs, gallery.load_gallery(runs, most=most))
+
+
+def table_rows(text: str, label: str) -> list[list[str]]:
+    """The cells of one table, without marks except <strong>."""
+    table = re.search(rf'aria-label="{label}".*?</table>', text, re.DOTALL)[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", table)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+    return [[re.sub(r"</?(?!strong)\w+[^>]*>", "", cell) for cell in row] for row in cells]
+
+
+def decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
+
+
+class Checker(HTMLParser):
+    """Collects ids and what refers to them; fails where a tag is not closed in its place."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.refers = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.ids += [v for k, v in attrs if k == "id"]
+        self.refers += [v[1:] for k, v in attrs if k in ("href", "xlink:href") and v.startswith("#")]
+        if tag not in EMPTY_TAGS:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in EMPTY_TAGS:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in EMPTY_TAGS:
+            assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+
+def check_document(text: str) -> None:
+    """Every tag closed, every id once, every reference to one that is there, and nothing that would be loaded."""
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == []
+    assert len(set(checker.ids)) == len(checker.ids)
+    assert set(checker.refers) <= set(checker.ids)
+    assert text.startswith("<!DOCTYPE html>")
+    assert re.findall(r'\b(?:src|href)="(?!data:|#)[^"]*"', text) == []
+    assert re.findall(r"url\((?!['\"]?(?:data:|#))(?!\"\$\{photo\})[^)]*\)|@import", text) == []
+    assert "http:" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert "https:" not in text
+
+
+def test_scores_side_by_side(first, second):
+    text = page(f"Model A={first}", second)
+    check_document(text)
+    assert table_rows(text, "Scores") == [
+        ["", "Model A", "second"],
+        ["mean IoU", "0.500", "<strong>0.550</strong>"],
+        ["pixel accuracy", "<strong>0.800</strong>", "0.700"],
+        ["mean accuracy", "–", "0.600"],  # one alone is not the best of anything
+        ["boundary IoU", "–", "0.125"],  # and no row for what neither has
+    ]
+    assert "2 runs on CamVid" in text
+    assert "12 pixels" in text
+    assert table_rows(text, "Settings that differ")[1] == ["config.optim.learning_rate", "0.001", "0.5"]
+    assert "config.seed" not in [row[0] for row in table_rows(text, "Settings that differ")]
+    assert "<dt>commit</dt><dd><code>0123456789abcdef</code></dd>" in text
+
+
+def test_classes_and_confusion_by_hand(first):
+    """8 pixels of sky, 2 of them called road; 4 of road, 3 of them called sky: 5 wrong in all."""
+    text = page(first)
+    check_document(text)
+    rows = table_rows(text, "IoU per class")
+    assert rows[1] == ["sky", "67 %", "0.750"]
+    assert rows[4] == ["road", "33 %", "0.250"]
+    assert rows[2] == ["building", "–", "absent"]
+    assert "--v:0.7500" in text
+    assert (
+        "neither truth nor prediction: building, pole, pavement, tree, sign, fence, car, pedestrian, bicyclist." in text
+    )
+    matrix = [["truth ↓ prediction →", "sky", "road"], ["sky", "75", "25"], ["road", "75", "25"]]
+    assert table_rows(text, "Confusion matrix of first") == matrix
+    assert 'title="sky called road: 25.0 % (2 of 8 pixels)"' in text
+    assert "Most of the wrong pixels: road called sky (60 %), sky called road (40 %)." in text
+
+
+def test_error_map_by_hand(first):
+    """Void lies at (0, 2), where 0 + 2 is between two lines of the hatching; at (0, 0) there is a line."""
+    R, W, V = gallery.RIGHT, gallery.WRONG, gallery.HATCH_GAP
+    assert gallery.error_map(MAP, WRONG_MAP).tolist() == [[R, W, V, R], [R, W, R, W]]
+    assert gallery.error_map(np.array([[255]]), np.array([[0]])).tolist() == [[gallery.HATCH]]
+    example = gallery.load_gallery(load_runs([str(first)]), most=9).examples[0]
+    error = np.asarray(decoded(example.errors[0].uri).convert("RGBA"))
+    assert error[0, 1].tolist() == [220, 38, 38, 255]
+    assert error[0, 2].tolist() == [190, 190, 190, 255]
+    assert error[..., 3].tolist() == [[0, 255, 255, 0], [0, 255, 0, 255]]  # what is right shows the photo below
+    truth = np.asarray(decoded(example.truth.uri).convert("RGBA"))
+    assert truth[0, 1].tolist() == [*LABELS["camvid"].classes[1].colour, 255]
+    assert truth[0, 2, 3] == 0
+    assert (example.truth.width, example.truth.height) == (4, 2)
+    assert example.image.uri.endswith(base64.b64encode((first / "evaluation-100/0001_image.jpg").read_bytes()).decode())
+
+
+def test_which_images_and_in_which_order(first, second):
+    """By the first run's mean IoU: b 0.2, a 0.5, c 0.9, and d, which has none."""
+    ids = re.findall(r'data-id="([^"]*)"', page(first, second))
+    assert ids == ["val/b", "val/a", "val/c", "val/d"]
+    assert gallery.chosen(10, 4) == [0, 1, 5, 9]  # the two worst; of the other eight the fourth and the last
+    assert gallery.chosen(10, 5) == [0, 1, 2, 5, 9]
+    assert gallery.chosen(3, 4) == [0, 1, 2]
+    text = page(first, most=2)
+    assert re.findall(r'data-id="([^"]*)"', text) == ["val/b", "val/d"]
+    assert "2 of 4 images: the 1 worst by the IoU of first, the others evenly spread" in text
+
+
+def test_images_of_one_run_alone_are_left_out_with_a_count(first, tmp_path):
+    other = write_run(tmp_path / "other", {"val/a": (0.1, {}), "val/x": (0.2, {})})
+    text = page(first, other)
+    assert re.findall(r'data-id="([^"]*)"', text) == ["val/a"]
+    assert "4 images that only some of the runs have are left out" in text  # b, c, d; x
+    check_document(text)
+    for number in (1, 2):
+        (first / "evaluation-100" / f"000{number}_image.jpg").unlink()
+    assert "2 of 4 images. Of 2 no picture was kept." in page(first)
+
+
+def test_what_is_written_is_escaped(tmp_path, monkeypatch):
+    name, id = 'a<b>&"c', 'val/<i>&"x'
+    rows = [dataclasses.replace(row, name=name if row.train_id == 0 else row.name) for row in LABELS["camvid"].rows]
+    monkeypatch.setitem(LABELS, "camvid", Labels(tuple(rows)))
+    iou = {name if key == "sky" else key: value for key, value in classes(sky=0.5).items()}
+    folder = write_run(tmp_path / "run", {id: (0.5, {})}, scores={"iou": iou}, protocol="1 < 2 & 3")
+    text = page(f"<b>={folder}")
+    check_document(text)
+    assert name not in text.replace(json.dumps(name)[1:-1].replace("<", "\\u003c"), "")
+    assert id not in text
+    assert "<b>" not in text
+    assert "val/&lt;i&gt;&amp;&quot;x" in text
+    assert "a&lt;b&gt;&amp;&quot;c" in text
+    assert "1 &lt; 2 &amp; 3" in text
+
+
+def test_same_bytes_and_no_needless_ones(first, second):
+    text = page(first, second)
+    assert text == page(first, second)
+    pictures = sum(len(match) for match in re.findall(r"data:image[^\"]*", text))
+    assert len(text) < pictures + 120_000
+    assert pictures < 30_000  # 24 pictures of eight pixels
+
+
+def test_without_evaluation_or_logs(tmp_path):
+    """results.json, as training writes it, has no images and fewer scores."""
+    folder = tmp_path / "demo"
+    shutil.copytree(ROOT / "results" / "demo", folder)
+    text = page(folder)
+    check_document(text)
+    assert [row[0] for row in table_rows(text, "Scores")] == ["", "mean IoU", "pixel accuracy"]
+    assert f"<code>python -m jaxseg.evaluate --workdir={folder}</code>" in text
+    assert "no curves" in text
+
+
+def test_the_highest_step_is_shown(first):
+    write_run(first.parent / "later", FIRST, step=1000)
+    for path in (first.parent / "later").glob("evaluation*"):
+        shutil.move(path, first / path.name)
+    old = (first / "evaluation-100.json").stat().st_mtime - 100
+    os.utime(first / "evaluation-1000.json", (old, old))
+    assert load_runs([str(first)])[0].file == first / "evaluation-1000.json"
+    shutil.copy(first / "evaluation-1000.json", first / "evaluation-1000-again.json")  # of the same step: the newest
+    assert load_runs([str(first)])[0].file == first / "evaluation-1000-again.json"
+
+
+def test_chart_by_hand():
+    """340 units wide from 48, 196 high down to 206."""
+    svg = chart.line_chart({"a": [(0, 0), (10, 1)], "b<": [(5, 0.5)]}, label="x & y")
+    assert 'd="M48.0 206.0L388.0 10.0"' in svg
+    assert '<circle cx="218.0" cy="108.0"' in svg
+    assert "<title>b&lt;</title>" in svg
+    assert 'aria-label="x &amp; y"' in svg
+    log = chart.line_chart({"a": [(0, 100), (10, 1)]}, label="", log=True)
+    assert 'd="M48.0 10.0L388.0 206.0"' in log
+
+
+def test_ticks_and_thinning_by_hand():
+    assert chart.ticks(0, 3200) == [0, 1000, 2000, 3000]
+    assert chart.ticks(0, 0.75) == [0, 0.2, 0.4, 0.6]
+    assert chart.ticks(-24, -13) == [-24, -22, -20, -18, -16, -14]
+    assert chart.log_ticks(0.3, 12) == [0.5, 1, 2, 5, 10]
+    assert chart.log_ticks(1e-3, 5) == [1e-3, 1e-2, 0.1, 1]
+    assert [chart.number(v) for v in (12000, 0.05, 2e6, 0)] == ["12k", "0.05", "2M", "0"]
+    assert chart.thin([(1, 2.0), (2, 4.0)]) == [(1, 2.0), (2, 4.0)]
+    thinned = chart.thin([(step, step % 2) for step in range(801)])
+    assert len(thinned) == 267  # three by three
+    assert thinned[:2] == [(1.0, pytest.approx(1 / 3)), (4.0, pytest.approx(2 / 3))]
+    assert chart.wants_log({"a": [(1, 31.0), (2, 1.0)]})
+    assert not chart.wants_log({"a": [(1, 31.0), (2, 1.1)]})
+    assert not chart.wants_log({"a": [(1, 31.0), (2, -1.0)]})
+
+
+def test_curves_of_two_peers(first, second):
+    """The reported peer of each run, whatever its name; norms and rates are no losses."""
+    text = page(first, second)
+    titles = re.findall(r"<figcaption>((?:training|validation)[^<]*)", text)
+    assert [title.strip() for title in titles] == ["validation: mean IoU", "training: loss", "training: pixel"]
+    assert "validation: mean IoU, last: first 0.8, second 0.8" in text
+    assert "Each point of a long line is the mean of up to 2 successive steps." in text
+
+
+def break_folder(folder, kind: str) -> str:
+    """Damages a run in one way; returns what the message must name."""
+    scores, pictures = folder / "evaluation-100.json", folder / "evaluation-100"
+    if kind == "no folder":
+        shutil.rmtree(folder)
+        return f"{folder}: no such folder"
+    if kind == "no scores":
+        scores.unlink()
+        return f"{folder}: holds neither evaluation-STEP.json nor results.json"
+    if kind == "no JSON":
+        scores.write_text(scores.read_text()[:-20])
+        return f"{scores}: cannot be read as JSON"
+    if kind == "other JSON":
+        scores.write_text('{"peers": {}}')
+        return f"{scores}: not the scores of a run"
+    if kind == "matrix":
+        content = json.loads(scores.read_text())
+        content["peers"]["unet"]["confusion"].pop()
+        scores.write_text(json.dumps(content))
+        return f"{scores}: the confusion matrix is not 11 × 11"
+    if kind == "log":
+        (folder / "train.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 3')
+        return f"{folder / 'train.jsonl'}, line 2"
+    name = {"photo": "0001_image.jpg", "no prediction": "0001_unet.png"}.get(kind, "0001_truth.png")
+    if kind == "no prediction":
+        (pictures / name).unlink()
+    elif kind == "class number":
+        Image.fromarray(np.full((2, 4), 11, np.uint8)).save(pictures / name)
+    elif kind == "size":
+        Image.fromarray(np.zeros((2, 3), np.uint8)).save(pictures / name)
+    else:
+        (pictures / name).write_bytes((pictures / name).read_bytes()[:60])
+    return f"{pictures / name}: cannot be shown"
+
+
+DAMAGE = ["no folder", "no scores", "no JSON", "other JSON", "matrix", "log"]
+DAMAGE += ["photo", "map", "no prediction", "class number", "size"]
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_a_sentence_naming_the_file(first, kind):
+    named = break_folder(first, kind)
+    with pytest.raises(InputError, match=f"^{re.escape(named)}"):
+        page(first)
+
+
+def test_a_log_cut_short_by_a_kill_is_read(first):
+    with (first / "train.jsonl").open("a") as file:
+        file.write('{"step": 801, "unet/lo')
+    assert len(load_runs([str(first)])[0].train) == 800
+
+
+def test_what_cannot_be_compared(first, tmp_path):
+    shutil.copytree(ROOT / "results" / "demo", tmp_path / "demo")
+    with pytest.raises(InputError, match=r"knows the classes of synthetic, .* those of camvid"):
+        page(first, tmp_path / "demo")
+    with pytest.raises(InputError, match="is called 'first' too; give NAME=RUN"):
+        page(first, first)
+
+
+def command(*arguments, cwd):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "jaxseg.report", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def test_the_command(first, second, tmp_path):
+    done = command("--html", "first", cwd=tmp_path)
+    assert done.stdout.startswith("written: first/report.html"), done.stderr
+    done = command("--html", "first", "B=second", "--gallery=1", cwd=tmp_path)
+    assert done.stdout.startswith("written: report.html")
+    assert (tmp_path / "report.html").read_text().count('class="example"') == 1
+    assert not list(tmp_path.rglob("*.part"))
+    done = command("--html", "nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: nowhere: no such folder; expected one that `python -m jaxseg.main` trained in.\n"
+    done = command("first", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: 'first' is no flag")
+
+
+def test_page_of_a_results_folder(tmp_path):
+    """Means of (0.41, 0.43), (0.30, 0.32), (0.40, 0.45)."""
+    arms = {"unet": (0.41, 0.43), "rmi": (0.30, 0.32), "mutual": (0.40, 0.45)}
+    names = {f"cityscapes-text-{arm}-seed{seed}": iou for arm, pair in arms.items() for seed, iou in enumerate(pair)}
+    write_study(tmp_path / "results" / "p", {name: study_run(name, iou=iou) for name, iou in names.items()})
+    text = results_html(tmp_path / "results")
+    check_document(text)
+    assert text == results_html(tmp_path / "results")
+    assert "<td><strong>0.425</strong> ± 0.035</td>" in text
+    assert "-0.110 [-0.110, -0.110]" in text
+    assert "Commit 0123456789ab;" in text
+    assert text.count('<svg class="plot"') == 3
+    assert "#ffffff" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # figures follow dark mode
+    assert "**" not in re.sub(r"<script>.*?</script>|<style>.*?</style>", "", text, flags=re.DOTALL)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Chromium without a network, with its log."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("chromium and chromedriver are not here: the page is not opened in a browser")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra dev)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    alone = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'chromium'}"]
+    for argument in ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *quiet, *alone]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def shown(browser) -> list[str]:
+    return browser.execute_script("return [...document.querySelectorAll('.example')].map(e => e.dataset.id.slice(-1))")
+
+
+def choose(browser, control: str, text: str) -> None:
+    from selenium.webdriver.support.select import Select
+
+    Select(browser.find_element("id", control)).select_by_visible_text(text)
+
+
+def open_page(browser, path: Path, text: str) -> None:
+    path.write_text(text)
+    browser.get(path.as_uri())
+
+
+def test_sorting_and_filtering_in_a_browser(browser, first, second, tmp_path):
+    """FIRST and SECOND by hand; d has no IoU in the first run and stays last in any order."""
+    open_page(browser, tmp_path / "page.html", page(first, second))
+    assert shown(browser) == list("bacd")
+    choose(browser, "order", "best first")
+    assert shown(browser) == list("cabd")
+    choose(browser, "by-run", "second")
+    assert shown(browser) == list("bacd")  # 0.8, 0.6, 0.3, 0.1
+    choose(browser, "order", "worst first")
+    assert shown(browser) == list("dcab")
+    choose(browser, "by-class", "car")
+    assert shown(browser) == list("ab")  # the second run's car: 0.2, 0.4
+    scores = browser.execute_script("return [...document.querySelectorAll('.example .scores')].map(e => e.innerText)")
+    assert [row.split() for row in scores] == [
+        ["IoU", "of", "car", *pair] for pair in (("0.700", "0.200"), ("–", "0.400"))
+    ]
+    choose(browser, "by-run", "first")
+    assert shown(browser) == list("ca")  # the first run's: 0.1, 0.7
+    assert browser.find_element("id", "count").text == "2 of the 4 on this page"
+    choose(browser, "by-class", "all classes")
+    assert shown(browser) == list("bacd")
+    options = browser.find_elements("css selector", "#by-class option")
+    assert [option.text for option in options] == ["all classes", "car"]
+    assert browser.get_log("browser") == []
+
+
+def test_enlarging_by_keyboard(browser, first, second, tmp_path):
+    open_page(browser, tmp_path / "page.html", page(first, second))
+    title = browser.find_element("id", "large-title")
+    browser.find_element("css selector", ".panels button").send_keys("\ue007")  # Enter
+    assert title.text == "image · val/b"
+    arrow = {"left": "\ue012", "right": "\ue014", "escape": "\ue00c"}
+    for key, expected in (("right", "truth"), ("right", "first: prediction"), ("right", "first: errors")):
+        browser.switch_to.active_element.send_keys(arrow[key])
+        assert title.text == f"{expected} · val/b"
+    for _ in range(4):
+        browser.switch_to.active_element.send_keys(arrow["left"])
+    assert title.text == "second: errors · val/b"
+    browser.switch_to.active_element.send_keys(arrow["left"])
+    point = (
+        "const r = document.querySelector('#large img').getBoundingClientRect(); document.querySelector('#large img')"
+    )
+    event = "new PointerEvent('pointermove', {bubbles: true, clientX: r.left + r.width * 3 / 8, clientY: r.top + r.height / 4})"
+    browser.execute_script(f"{point}.dispatchEvent({event})")
+    assert browser.find_element("id", "large-class").text == "building"  # MAP[0, 1], as the second run predicts it
+    browser.switch_to.active_element.send_keys(arrow["escape"])
+    assert not title.is_displayed()
+    assert browser.get_log("browser") == []
+
+
+def test_phone_and_dark_mode(browser, first, second, tmp_path):
+    names = [f"camvid-text-{model}-seed0" for model in ("unet", "rmi")]
+    write_study(tmp_path / "results" / "p", {name: study_run(name, iou=0.5) for name in names})
+    screen = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    texts = {"runs": page(f"a long name of the first run={first}", second), "one": page(first)}
+    texts["results"] = results_html(tmp_path / "results")
+    for name, text in texts.items():
+        open_page(browser, tmp_path / f"{name}.html", text)
+        browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        widths = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+        assert widths == [360, 360], name
+        colours = []
+        for scheme in ("light", "dark"):
+            media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+            colours.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        assert colours == ["rgb(252, 252, 251)", "rgb(22, 24, 26)"]
+        assert browser.get_log("browser") == []

@@ -1,36 +1,46 @@
 """Trains and scores what an experiment file describes.
 
     python -m jaxseg.main --config=configs/unet_voc.py[:released] [--workdir=DIR] [--config.field=value …]
+                          [--mode=train|overfit|profile]
                           [--distributed [--coordinator=HOST:PORT --processes=N --process=I]]
 
-The same command again goes on where it stopped. On several hosts, every one runs it with --distributed.
+The same command again goes on where it stopped. On several hosts, every one runs it with --distributed. --mode=overfit
+tries whether four images can be learned (jaxseg/overfit.py), --mode=profile times steps (jaxseg/profiling.py).
 """
 
+import json
 from pathlib import Path
 
 from absl import flags
 
 from jaxseg import cli, hosts, show
 from jaxseg.config import InputError, validate
+from jaxseg.overfit import overfit, verdict
+from jaxseg.profiling import profile, show_profile
 from jaxseg.train import train_and_evaluate
+
+EXIT_NOT_LEARNED = 1
 
 
 def define_flags() -> None:
     cli.define_config_file()
     flags.DEFINE_string("workdir", None, "Where the run's files go; default: runs/NAME of the experiment file.")
+    flags.DEFINE_enum("mode", "train", ["train", "overfit", "profile"], "What to do.")
     flags.DEFINE_bool("distributed", False, "One of several processes; their places are found in the environment.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the environment does not tell.")
     flags.DEFINE_integer("processes", None, "How many processes there are, likewise.", lower_bound=1)
     flags.DEFINE_integer("process", None, "Which one this is, from 0, likewise.", lower_bound=0)
 
 
-def main() -> None:
+def main() -> int | None:
     if flags.FLAGS["config"].value is None:
         raise InputError(f"--config=FILE is needed.\n{__doc__}")
     config = flags.FLAGS.config
     validate(config)
     join_others()
     workdir = Path(flags.FLAGS.workdir or default_workdir(flags.FLAGS["config"].config_filename))
+    if flags.FLAGS.mode != "train":
+        return try_out(config, workdir, flags.FLAGS.mode)
     results = train_and_evaluate(config, workdir)
     if not hosts.is_first():
         return
@@ -38,6 +48,23 @@ def main() -> None:
     print(f"figure:  {workdir / 'predictions.png'}")
     print(f"results: {workdir / 'results.json'}")
     print(next_step(config, workdir))
+
+
+def try_out(config, workdir: Path, mode: str) -> int:
+    """The other modes, on one host."""
+    if flags.FLAGS.distributed:
+        raise InputError(f"--mode={mode} runs on one host; drop --distributed.")
+    if mode == "profile":
+        show_profile(profile(config, workdir))
+        print(f"trace:   {workdir / 'profile'} (pip install xprof; xprof --port 8791 {workdir / 'profile'})")
+        print(f"summary: {workdir / 'profile.json'}")
+        return 0
+    results = overfit(config, workdir)
+    show.print_results(results)
+    lines = (workdir / "trial/train.jsonl").read_text().splitlines()
+    print(f"figure:  {workdir / 'trial/predictions.png'}")
+    print(verdict(results, config, [json.loads(line)[f"{config.peer}/loss"] for line in lines]))
+    return 0 if results["learned"] else EXIT_NOT_LEARNED
 
 
 def join_others() -> None:

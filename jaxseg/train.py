@@ -10,6 +10,7 @@ import fcntl
 import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -71,12 +72,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     with explained(config, workdir):
         prepared = hosts.together(lambda: prepare(config.data))
         with hosts.on_first(lambda: only_here(workdir)) or contextlib.nullcontext():
-            return _train_and_evaluate(config, workdir, prepared, console, started)
+            return train(config, workdir, prepared, console, started)
 
 
-def _train_and_evaluate(
-    config: ConfigDict, workdir: Path, prepared: Prepared, console: Console, started: float
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    prepared: Prepared,
+    console: Console,
+    started: float,
+    *,
+    eval_steps: set[int] | None = None,
+    enough: Callable[[Evaluation], bool] = lambda evaluation: False,
 ) -> dict:
+    """The loop. eval_steps: other steps to score at than `config.eval` says; enough: after a scoring, whether to end."""
     say = functools.partial(console.print, soft_wrap=True)
     hosts.on_first(lambda: claim(workdir, config, prepared))
     hosts.together(lambda: check_same(workdir, config, prepared))
@@ -99,7 +108,7 @@ def _train_and_evaluate(
         batches = pipeline.train_batches(
             prepared, config, start_step=start, process=jax.process_index(), processes=jax.process_count()
         )
-        eval_steps = evaluation_steps(config, prepared, last_step)
+        eval_steps = eval_steps or evaluation_steps(config, prepared, last_step)
         with Log(workdir, config, prepared, schedule_steps, start, last_step, console) as log, Stop() as stop:
             for step, batch in zip(
                 range(start + 1, last_step + 1), parallel.shard_ahead(pipeline.closing(batches)), strict=False
@@ -118,6 +127,9 @@ def _train_and_evaluate(
                 if is_end and step < last_step:
                     saved = checkpoint.wait(manager, say=say) or "none"
                     raise StoppedError(f"step {saved} is saved in {workdir}; the same command goes on", stop.signal)
+                if step in eval_steps and enough(evaluation):
+                    last_step = step
+                    break
             log.flush()
         step = max(start, last_step)
         if (saved := checkpoint.wait(manager, say=say)) != step:

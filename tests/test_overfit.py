@@ -1,0 +1,106 @@
+"""The trial on four images, and the times of steps."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxseg import overfit, profiling
+from jaxseg.config import InputError, default
+from jaxseg.data.prepare import prepare
+from jaxseg.data.synthetic import render_scene
+from tests.test_train import run_command
+
+
+def test_the_images_are_the_central_squares_of_the_first(tiny):
+    prepared = prepare(tiny.data)
+    few = overfit.few(prepared, crop_px=32)
+    records = prepared.records("train")
+    assert few.images("train") == few.images("val") == 4
+    for number, held in enumerate(few.records("val")):
+        assert held["id"] == records[number]["id"]
+        assert (held["image"] == records[number]["image"][2:34, 2:34]).all()  # 32 of 36 pixels
+        assert (held["label"] == records[number]["label"][2:34, 2:34]).all()
+    assert few.valid_pixels("val") == sum((held["label"] != 255).sum() for held in few.records("train"))
+    with pytest.raises(InputError, match="crop_px=48 does not fit the smallest train image"):
+        overfit.few(prepared, crop_px=48)
+
+
+def test_scorings_become_rare(tiny):
+    tiny.train.max_steps = 30
+    assert sorted(overfit.growing(tiny)) == [1, 2, 3, 4, 6, 8, 11, 15, 20, 26, 30]
+
+
+def test_a_small_unet_learns_four_rendered_scenes(tmp_path):
+    """The real thing: rendered scenes, cross-entropy, Adam at 1e-2, 8 features, squares of 32 pixels."""
+    config = default()
+    config.data.update({"name": "synthetic", "scenes": 12, "dir": str(tmp_path), "resize": "shorter_side"})
+    config.data.update({"size_px": 64, "crop_px": 32, "threads": 2})
+    config.model.features, config.optim.learning_rate = 8, 1e-2
+    config.train.max_steps = 600
+    assert render_scene(0)[0].shape == (128, 256, 3)  # so that squares of 32 pixels are cut from 64×128
+    results = overfit.overfit(config, tmp_path / "run")
+    assert results["learned"]
+    assert results["peers"]["unet"]["mean_iou"] > 0.95
+    assert results["peers"]["unet"]["pixels"] <= 4 * 32 * 32
+    assert results["step"] < 600
+    said = overfit.verdict(results, config, [1.0])
+    assert said.startswith("learned: mean IoU ")
+    assert (tmp_path / "run/trial/predictions.png").exists()
+
+
+def test_what_learns_nothing_is_told_and_a_trial_begins_anew(camvid_dir, tmp_path):
+    fields = [f"data.source_dir={camvid_dir}", f"data.dir={tmp_path / 'data'}", "data.size_px=36", "data.crop_px=32"]
+    fields += ["model.features=4", "train.max_steps=3", "optim.learning_rate=0.0"]
+    arguments = ["--config=configs/unet_camvid.py", "--mode=overfit", *(f"--config.{f}" for f in fields)]
+    (tmp_path / "run/trial/checkpoints/7").mkdir(parents=True)  # of an earlier trial, which is not gone on with
+    ended = run_command("jaxseg.main", *arguments, f"--workdir={tmp_path / 'run'}")
+    assert ended.returncode == 1, ended.stderr
+    assert "not learned: mean IoU 0.0" in ended.stdout
+    assert "it hardly fell: try config.optim.learning_rate" in ended.stdout
+    lines = (tmp_path / "run/trial/train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert not (tmp_path / "run/trial/checkpoints/7").exists()
+
+
+def test_the_verdict_tells_slow_from_stuck():
+    results = {
+        "peers": {"unet": {"mean_iou": 0.5}},
+        "step": 70,
+        "training_s": 61.0,
+        "learned": False,
+        "data": {"train": 4},
+    }
+    falling = overfit.verdict(results, default(), [2.0] + [1.0] * 20)
+    assert "the loss went from 2 to 1, it falls" in falling
+    stuck = overfit.verdict(results, default(), [2.0] + [1.9] * 20)
+    assert "try config.optim.learning_rate=0.01 or 0.0001 (now 0.001)" in stuck
+
+
+def test_times_are_summed_up_by_hand():
+    config = default()
+    config.train.batch_size = 6
+    times = np.array([[0.1, 0.9], [0.0, 1.0], [0.5, 1.5]])
+    assert profiling.summary(np.array([[0.2, 30.0]]), times, config) == {
+        "first_step_s": 30.0,
+        "step_s": 1.0,
+        "step_s_range": [1.0, 2.0],
+        "input_s": 0.1,
+        "input_share": pytest.approx(0.6 / 4),
+        "images_per_s": 6.0,
+        "steps": 3,
+        "batch_size": 6,
+    }
+
+
+def test_a_profile_holds_a_trace_and_a_summary(tiny, tmp_path, capsys):
+    results = profiling.profile(tiny, tmp_path / "run")
+    assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
+    stored = json.loads((tmp_path / "run/profile.json").read_text())
+    assert stored["step_s"] == results["step_s"] > 0
+    assert stored["first_step_s"] > 10 * stored["step_s"]  # it compiles
+    assert not (tmp_path / "run/checkpoints").exists()
+    profiling.show_profile(results | {"input_share": 0.2, "peak_memory_bytes": 5_000_000})
+    said = capsys.readouterr().out
+    assert "5 MB" in said
+    assert "the device waits for input: raise config.data.threads" in said

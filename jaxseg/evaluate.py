@@ -28,6 +28,7 @@ from jaxseg.data.builders import ordered_map
 from jaxseg.data.prepare import Prepared, prepare, progress_bar, raw_source
 from jaxseg.data.raw import read_sample
 from jaxseg.infer import Network, View, label_map, restored, scored
+from jaxseg.limits import explained
 from jaxseg.models import SIZE_MULTIPLE_PX
 from jaxseg.peers import restored_peers
 from jaxseg.predict import define_view, given_view
@@ -243,9 +244,12 @@ def main() -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        results = score_checkpoint(config, workdir, values.checkpoint, view=view, full_resolution=full, gallery=part)
-        output = beside if values.output else workdir / f"evaluation-{results['step']}.json"
-        finish(output, results, part)
+        with explained(config, beside.parent, predicting=True):
+            results = score_checkpoint(
+                config, workdir, values.checkpoint, view=view, full_resolution=full, gallery=part
+            )
+            output = beside if values.output else workdir / f"evaluation-{results['step']}.json"
+            finish(output, results, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     show.print_results(results)

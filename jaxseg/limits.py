@@ -19,13 +19,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def explained(config: ConfigDict, workdir: Path) -> Iterator[None]:
-    """What the machine lacks, as a sentence on what to change: memory of the device, room on the disk, another host."""
+def explained(config: ConfigDict, folder: Path, *, predicting: bool = False) -> Iterator[None]:
+    """What the machine lacks, as a sentence on what to change: memory of the device, room on the disk, another host.
+
+    folder: where results are written. predicting: with networks as they are, not training them.
+    """
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise ResourceError(out_of_memory(config, error)) from error
+            told = too_large_to_predict(config) if predicting else too_large_to_train(config)
+            reason = str(error).splitlines()[0][:200] if str(error) else "of the host"
+            raise ResourceError(f"out of memory ({reason}). {told}") from error
         if jax.process_count() > 1:
             raise HostLostError(
                 f"another host is gone: this one, {jax.process_index()} of {jax.process_count()}, was waiting for it. What it"
@@ -37,8 +42,8 @@ def explained(config: ConfigDict, workdir: Path) -> Iterator[None]:
         if not is_full_disk(error):
             raise
         raise ResourceError(
-            f"no room on a disk ({str(error)[-300:]}). The run's folder is {workdir}, config.data.dir is {config.data.dir}."
-            " Make room; the same command goes on from the last checkpoint."
+            f"no room on a disk ({str(error)[-300:]}). What is written goes to {folder} and to config.data.dir,"
+            f" {config.data.dir}. Make room, and give the same command again: training goes on from the last checkpoint."
         ) from error
 
 
@@ -51,15 +56,23 @@ def is_full_disk(error: Exception) -> bool:
     return not told and any(os.strerror(number) in str(error) for number in FULL)
 
 
-def out_of_memory(config: ConfigDict, error: Exception) -> str:
-    """The sentence for memory that does not suffice: what the step is made of, and what makes it smaller."""
+def too_large_to_predict(config: ConfigDict) -> str:
+    """What a pass is made of, and what makes it smaller."""
+    return (
+        f"Now: config.eval.batch_size={config.eval.batch_size}. Smaller: a smaller config.eval.batch_size, --window_px (the"
+        " image in windows), --resize=run."
+    )
+
+
+def too_large_to_train(config: ConfigDict) -> str:
+    """What the step is made of, and what makes it smaller."""
     train, models = config.train, {path: section.model for path, section in peer_sections(config).items()}
     fields = [f"config.train.batch_size={train.batch_size}", f"config.train.accumulate_steps={train.accumulate_steps}"]
     for name, model in models.items():
         path = section_path(config, name)
         fields += [f"{path}.model.dtype={model.dtype}", f"{path}.model.remat={model.remat}"]
     return (
-        f"out of memory ({str(error).splitlines()[0][:200] if str(error) else 'of the host'}). Now: {', '.join(fields)},"
+        f"Now: {', '.join(fields)},"
         f" config.data.crop_px={config.data.crop_px}. Smaller: more accumulate_steps (the same batch in slices), remat=True,"
         " dtype=bfloat16 (on accelerators), a smaller batch or crop, or more devices."
     )

@@ -26,8 +26,9 @@ from jaxseg.cli import EXIT_INPUT
 from jaxseg.config import InputError
 from jaxseg.data.builders import ordered_map
 from jaxseg.data.prepare import progress_bar
-from jaxseg.infer import Network, View, label_map, restored, scored, seen_hw, to_pixels
+from jaxseg.infer import Network, View, check_window, label_map, restored, scored, seen_hw, to_pixels
 from jaxseg.labels import LABELS, Labels
+from jaxseg.limits import explained
 from jaxseg.results import origin, write_json
 
 SUFFIXES = (
@@ -190,10 +191,12 @@ def main(arguments: list[str]) -> int:
     paths = find_pictures(arguments, output=output)
     make_folder(output)
     workdir = Path(values.workdir).expanduser() if values.workdir else None
-    (network,) = restored(config, workdir, values.checkpoint, peer=values.peer)
-    done, failed = predict_all(network, paths, output, view=view, probabilities=values.probabilities)
-    where = {"workdir": values.workdir, "step": network.step, "peer": network.name, "view": str(view)}
-    write_json(output / "predictions.json", {**where, "pictures": done, "failed": failed, **origin(config)})
+    with explained(config, output, predicting=True):
+        (network,) = restored(config, workdir, values.checkpoint, peer=values.peer)
+        check_window(network, view)
+        done, failed = predict_all(network, paths, output, view=view, probabilities=values.probabilities)
+        where = {"workdir": values.workdir, "step": network.step, "peer": network.name, "view": str(view)}
+        write_json(output / "predictions.json", {**where, "pictures": done, "failed": failed, **origin(config)})
     print(f"{len(done)} of {len(paths)} pictures predicted ({view}); see {output}")
     if failed:
         print(f"error: {len(failed)} could not be used; predictions.json names them", file=sys.stderr)

@@ -623,6 +623,89 @@ def _(folder):
     pass
 
 
+# ---- Pictures to predict, and how they are looked at
+
+PREDICT = ["jaxseg.predict", "--workdir=run", "--output=new"]
+PICTURE = "camvid/val/val_0.png"
+
+
+def picture(name: str, says: str, *words: str, command: list[str] = PREDICT):
+    return case("picture", name, says, command=[*command, *words])
+
+
+@picture("cut short", "error: 1 could not be used; predictions.json names them", PICTURE, "camvid/val/val_1.png")
+def _(folder):
+    path = folder / "camvid/val/val_1.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+@picture("that is a text", "val_1.png: not a complete image (of no known format; 5 bytes)", "camvid/val")
+def _(folder):
+    (folder / "camvid/val/val_1.png").write_text("image")
+
+
+@picture("of 16 bits", "image mode I;16; expected 8-bit colour or gray", PICTURE)
+def _(folder):
+    Image.fromarray(np.zeros((40, 48), np.uint16)).save(folder / PICTURE)
+
+
+@picture("folder with none", "zips: holds no picture (.png, .jpg", "zips")
+def _(folder):
+    pass
+
+
+picture("that is not there", "nowhere.png: there is no such file", "nowhere.png")(nothing)
+picture("pattern without any", "camvid/*.gif: there is no such file", "camvid/*.gif")(nothing)
+picture("not named", "no picture was named")(nothing)
+picture("without --output", "--output=DIR is needed", PICTURE, command=PREDICT[:2])(nothing)
+picture("into a file", f"--output={PICTURE}: no folder that can be written", PICTURE, f"--output={PICTURE}")(nothing)
+picture("windows of 17 pixels", "window_px=17: this network takes multiples of 16", PICTURE, "--window_px=17")(nothing)
+picture("windows that overlap wholly", "overlap=1.0; expected a share of the window", PICTURE, "--overlap=1")(nothing)
+picture("scales with a word", "--scales=1,big: expected numbers with commas", PICTURE, "--scales=1,big")(nothing)
+picture("scale 0", "scales=(0.0,); expected positive numbers", PICTURE, "--scales=0")(nothing)
+picture("resized otherwise", "resize='small'; expected run or none", PICTURE, "--resize=small")(nothing)
+picture("by a peer that is not there", "peer 'tutor': there is none; the peers are unet", PICTURE, "--peer=tutor")(
+    nothing
+)
+picture(
+    "by weights in place of a run",
+    "weights.npz: a file, not a run's folder",
+    PICTURE,
+    command=[PREDICT[0], "--workdir=weights.npz", "--output=new"],
+)(nothing)
+picture("by nothing", "--workdir=RUN is needed (or --config=FILE", PICTURE, command=[PREDICT[0], "--output=new"])(
+    nothing
+)
+picture(
+    "by a config without weights",
+    "config.model.init_from is needed: the weights to use",
+    PICTURE,
+    command=[PREDICT[0], CAMVID, "--output=new"],
+)(nothing)
+
+
+@case(
+    "run",
+    "scored at full resolution without raw files",
+    "camvid",
+    "--full_resolution",
+    command=SCORE,
+)
+def _(folder):
+    shutil.rmtree(folder / "camvid")
+
+
+REPORT = ["jaxseg.report", "--html", "--output=new/page.html"]
+case("page", "of a folder that is not there", "nowhere: no such folder", "nowhere", command=REPORT)(nothing)
+case("page", "of a folder without scores", "holds neither evaluation-STEP.json", "camvid", command=REPORT)(nothing)
+
+
+@case("page", "of damaged scores", "run/results.json", "run", command=REPORT)
+def _(folder):
+    path = folder / "run/results.json"
+    path.write_text(path.read_text()[:500])
+
+
 # ---- Config values, experiment files, folders
 
 for field, value, says in (
@@ -807,7 +890,7 @@ def try_all(cases: list[Case]) -> list[dict]:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/compiled")
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         # Imported before anything is forked, and nothing computed: a fork of running threads could wait for ever.
-        for module in ("jaxseg.evaluate", "jaxseg.main", "jaxseg.train"):
+        for module in ("jaxseg.evaluate", "jaxseg.main", "jaxseg.report", "jaxseg.train"):
             __import__(module)
         world = Path(folder) / "world"
         world.mkdir()

@@ -36,6 +36,8 @@ def test_there_are_sixty_of_many_kinds():
         "run",
         "checkpoint",
         "weights",
+        "picture",
+        "page",
         "config",
         "experiment file",
     }

@@ -85,7 +85,7 @@ def test_a_log_that_finds_no_room_stops_the_run(tiny, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Log, "evaluated", write)
-    with pytest.raises(ResourceError, match=r"no room on a disk \(.*No space left on device\).*run, .* Make room"):
+    with pytest.raises(ResourceError, match=r"no room on a disk \(.*No space left on device\).*run and .* Make room"):
         train_and_evaluate(tiny, tmp_path / "run")
 
 

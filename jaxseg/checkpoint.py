@@ -131,6 +131,9 @@ def wait(manager: ocp.CheckpointManager, *, say: Callable[[str], None] = print) 
     """Until what was begun is on disk, or given up as in `save`; the newest step that is there."""
     with _given_up(manager, say):
         manager.wait_until_finished()
+    if jax.process_count() == 1:  # what is given up, also by threads that were still writing when it was
+        for part in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(part, ignore_errors=True)
     return manager.latest_step()
 
 
@@ -143,8 +146,6 @@ def _given_up(manager: ocp.CheckpointManager, say: Callable[[str], None]) -> Ite
         if jax.process_count() > 1 or not (isinstance(error, OSError) or "os_error_code" in str(error)):
             raise
         folder = Path(manager.directory)
-        for part in folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(part, ignore_errors=True)
         manager.reload()
         steps = ", ".join(map(str, sorted(manager.all_steps()))) or "none"
         say(

@@ -4,8 +4,9 @@
                                        [--output=predictions.png]
 
 RUN is a folder that `python -m jaxseg.main` trained in; NAME stands above its column. Without --images: validation
-images of the first run's data set, by number. With: pictures of any size, resized as the runs' images were, without
-ground truth. All runs must know the same classes. Void is white in the truth; predictions there are shown as they are.
+images of the first run's data set, by number. With: pictures of any size, without ground truth, predicted as by
+`python -m jaxseg.predict`. All runs must know the same classes. Void is white in the truth; predictions there are shown as
+they are.
 """
 
 import argparse
@@ -14,32 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg.cli import EXIT_INPUT
 from jaxseg.config import InputError, load_config
-from jaxseg.data.augment import pad_to, resize_pair, to_element
 from jaxseg.data.prepare import prepare
-from jaxseg.data.raw import read_image
-from jaxseg.labels import LABELS, VOID
-from jaxseg.models import SIZE_MULTIPLE_PX
-from jaxseg.peers import restored_peers
+from jaxseg.infer import restored, to_pixels
+from jaxseg.labels import LABELS
 from jaxseg.show import prediction_figure
-from jaxseg.step import TrainState, predict
-
-forward = jax.jit(predict)
-
-
-def label_map(peer: TrainState, config: ConfigDict, image: np.ndarray) -> np.ndarray:
-    """uint8 [h, w] of class numbers for an image uint8 [h, w, 3] of any size, padded as at scoring."""
-    height, width, _ = image.shape
-    multiple = SIZE_MULTIPLE_PX[config.model.name]
-    padded = {"height": -(-height // multiple) * multiple, "width": -(-width // multiple) * multiple}
-    element = to_element(*pad_to(image, np.full((height, width), VOID, np.uint8), **padded))
-    logits = forward(peer, element["image"][None])
-    return np.asarray(logits[0, :height, :width].argmax(-1)).astype(np.uint8)
 
 
 def chosen_images(config: ConfigDict, options: argparse.Namespace) -> tuple[list, list | None]:
@@ -51,15 +34,7 @@ def chosen_images(config: ConfigDict, options: argparse.Namespace) -> tuple[list
             raise InputError(f"--val={options.val}: there are validation images 0 to {len(records) - 1}.")
         shown = [records[int(number)] for number in numbers]
         return [record["image"] for record in shown], [record["label"] for record in shown]
-    images = []
-    for path in options.images:
-        try:
-            image = read_image(path.read_bytes(), str(path))
-        except OSError as error:
-            raise InputError(f"--images: {path} cannot be read ({error.strerror}).") from error
-        size = {"resize": config.data.resize, "size_px": config.data.size_px}
-        images.append(resize_pair(image, np.zeros(image.shape[:2], np.uint8), **size)[0])
-    return images, None
+    return [to_pixels(path) for path in options.images], None
 
 
 def main(options: argparse.Namespace) -> None:
@@ -77,8 +52,8 @@ def main(options: argparse.Namespace) -> None:
     images, truth = chosen_images(first, options)
     predictions = {}
     for name, config in configs.items():
-        peer = restored_peers(config, runs[name], options.checkpoint)[1][config.peer]
-        predictions[name] = [label_map(peer, config, image) for image in images]
+        (network,) = restored(config, runs[name], options.checkpoint)
+        predictions[name] = [network.predict(image, resize="run" if options.images else "none") for image in images]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     prediction_figure(options.output, images, truth, predictions, LABELS[first.data.name])
     print(f"written: {options.output}")

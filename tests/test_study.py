@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
+import jaxseg
 from jaxseg.config import InputError, load_config
 from jaxseg.evaluate import score_checkpoint
 from jaxseg.metrics import confusion_matrix
-from jaxseg.peers import restored_peers
 from scripts import plot_predictions, study
 from scripts.estimate import DEVICES, abstract_peers, estimate
 from scripts.memory import needed_bytes
@@ -210,9 +210,9 @@ def check_figure(workdir: Path, output: Path) -> None:
     config = load_config(workdir)
     options = Namespace(runs=[f"mine={workdir}"], images=[], val="0,1", checkpoint="last", output=output)
     images, truth = plot_predictions.chosen_images(config, options)
-    peer = restored_peers(config, workdir, "last")[1][config.peer]
+    network = jaxseg.load(workdir)
     total = sum(
-        np.asarray(confusion_matrix(plot_predictions.label_map(peer, config, image), label, 19))
+        np.asarray(confusion_matrix(network.predict(image, resize="none"), label, 19))
         for image, label in zip(images, truth, strict=True)
     )
     assert total.tolist() == score_checkpoint(config, workdir, "last")["peers"]["unet"]["confusion"]

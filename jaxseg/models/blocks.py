@@ -205,8 +205,12 @@ max_pool_2x2.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def max_pool_3x3(x: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """3×3 max pooling of stride 2 and padding 1; the gradient goes to the first maximum in row-major order."""
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    """3×3 max pooling of stride 2 and padding 1; the gradient goes to the first maximum in row-major order.
+
+    Padded ahead, which XLA folds into the same pooling: jax2onnx (0.13 to 0.17) drops `nn.max_pool`'s own padding.
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
 
 
 def upsample(x: Float[ArrayLike, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:

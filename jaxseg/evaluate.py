@@ -15,12 +15,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxseg import cli, parallel, show
-from jaxseg.config import InputError, check_devices, peer_sections, validate
+from jaxseg.config import check_devices, peer_sections, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
 from jaxseg.models import SIZE_MULTIPLE_PX
 from jaxseg.peers import restored_peers
-from jaxseg.results import provenance, scores, write_json
+from jaxseg.results import make_parent, provenance, scores, write_json
 from jaxseg.step import Peers
 
 
@@ -81,14 +81,6 @@ def score_checkpoint(config: ConfigDict, workdir: Path, which: str) -> dict:
 def define_flags() -> None:
     cli.define_run()
     flags.DEFINE_string("output", None, "JSON to write; default: WORKDIR/evaluation-STEP.json.")
-
-
-def make_parent(output: Path) -> None:
-    """The folder that a result goes into, before it is computed. Raises InputError."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output={output}: its folder cannot be made ({error.strerror}).") from error
 
 
 def main() -> None:

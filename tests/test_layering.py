@@ -12,7 +12,7 @@ ORDER = [
     "models.blocks", "models.unet", "models.resnet", "models.deeplabv3", "models.torch_weights", "models",
     "losses.pixel", "losses.pooling", "losses.rmi", "losses.mutual", "losses",
     "optim", "metrics", "step", "hosts", "parallel", "checkpoint", "peers", "stopping", "limits", "results",
-    "show", "compare", "plots", "report", "evaluate", "log", "train", "main",
+    "show", "compare", "plots", "report", "export", "evaluate", "log", "train", "main",
 ]  # fmt: skip
 WITHOUT_JAX = ["labels", "config", "cli", "show", "compare", "plots", "report"]
 WITHOUT_JAX += [module for module in ORDER if module.startswith("data.")]

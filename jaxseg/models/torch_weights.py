@@ -376,7 +376,7 @@ def write_state_dict(
         with path.open("wb") as file:
             np.savez(file, **state_dict)
     elif suffix == ".safetensors":
-        safetensors.numpy.save_file(dict(state_dict), path, metadata=metadata)
+        path.write_bytes(safetensors.numpy.save(dict(state_dict), metadata=metadata))  # save_file's are private (0600)
     else:
         _write_torch(path, state_dict)
 

@@ -5,7 +5,8 @@
 Networks with 21 classes, a U-Net of 32 features and a DeepLabV3 of ResNet-50, with fresh weights and, as after
 training, statistics of BatchNorm that are those of images. Each format is written, read back and run on random images, as
 `python -m jaxseg.export` does it; ONNX files are for --size pixels. PyTorch's files are also loaded, strictly, into
-networks written in PyTorch and run there. What needs jaxseg[onnx] or jaxseg[torch] is an empty cell where that is not
+networks written in PyTorch and run there. What the networks themselves differ by from float64 says what rounding is: the
+source of `jaxseg.export.TOLERANCE`. What needs jaxseg[onnx] or jaxseg[torch] is an empty cell where that is not
 installed. Status 1 where a file is refused.
 """
 
@@ -18,12 +19,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from jaxseg.config import InputError, default
-from jaxseg.export import TOLERANCE, Export, RefusedError, differences, on_cpu, prepare, versions, write
+from jaxseg.export import TOLERANCE, Export, RefusedError, differences, on_cpu, predictor, prepare, versions, write
 from jaxseg.models import initial_variables, make_model
 from jaxseg.models.blocks import BatchNorm
 from jaxseg.models.torch_weights import flatten, from_own_names
@@ -97,6 +99,31 @@ def in_pytorch(export: Export, path: Path):
     return predict
 
 
+def in_float64(export: Export):
+    """The network itself in float64, whose distance from float32 is what rounding does."""
+    model = export.model.clone(dtype=jnp.dtype("float64"))
+
+    def predict(image):
+        with jax.enable_x64(True):
+            return np.asarray(predictor(model, export.variables)(image.astype(np.float64)), np.float32)
+
+    return predict
+
+
+def rounding(network: str, size_px: int) -> list[dict]:
+    """Rows of the network itself in float64, at the sizes of the check and at that of ONNX files."""
+    config, rows = config_of(network), []
+    variables = trained_variables(config.model)
+    for size in (None, (size_px, size_px)):
+        export = prepare(config, variables, peer=network, step=None, format="onnx", size_px=size)
+        with on_cpu():
+            measured = differences(export, in_float64(export))
+        rows.append(
+            {"network": network, "file": f"itself in float64{f', {size_px} pixels' if size else ''}"} | measured
+        )
+    return rows
+
+
 def check(network: str, name: str, folder: Path, size_px: int) -> list[dict]:
     """A row for the file, and for PyTorch's one more of the network in PyTorch; without numbers where something lacks."""
     format, suffix = FILES[name]
@@ -151,6 +178,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for network in options.networks.split(","):
+            rows += rounding(network, options.size)
             for name in FILES:
                 rows += check(network, name, Path(folder), options.size)
                 print(f"{network}, {name}: done", file=sys.stderr)

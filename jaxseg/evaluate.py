@@ -32,7 +32,7 @@ from jaxseg.limits import explained
 from jaxseg.models import SIZE_MULTIPLE_PX
 from jaxseg.peers import restored_peers
 from jaxseg.predict import define_view, given_view
-from jaxseg.results import provenance, write_json
+from jaxseg.results import make_parent, provenance, write_json
 from jaxseg.step import Peers
 from jaxseg.tally import Tally, worst
 
@@ -220,14 +220,6 @@ def define_flags() -> None:
     define_view()
     flags.DEFINE_string("output", None, "JSON to write; default: WORKDIR/evaluation-STEP.json.")
     flags.DEFINE_bool("full_resolution", False, "Score at the size of the raw labels.")
-
-
-def make_parent(output: Path) -> None:
-    """The folder that a result goes into, before it is computed. Raises InputError."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output={output}: its folder cannot be made ({error.strerror}).") from error
 
 
 def main() -> None:

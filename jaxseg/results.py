@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import __version__, metrics
+from jaxseg.config import InputError
 from jaxseg.data.prepare import Prepared
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "pillow")
@@ -96,6 +97,14 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def make_parent(output: Path) -> None:
+    """The folder that a result goes into, before it is computed. Raises InputError."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output={output}: its folder cannot be made ({error.strerror}).") from error
 
 
 def write_json(path: Path, content: dict) -> None:

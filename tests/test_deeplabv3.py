@@ -2,6 +2,7 @@
 
 import functools
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,15 @@ from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import NORMALIZE, DeepLabV3, UNet, initial_variables, make_model
 from jaxseg.models.blocks import convolve, max_pool_3x3, upsample
 from jaxseg.models.resnet import DEPTHS, plan
-from jaxseg.models.torch_weights import deeplabv3_from_torch, deeplabv3_moves, read_state_dict, unet_from_torch
+from jaxseg.models.torch_weights import (
+    deeplabv3_from_torch,
+    deeplabv3_moves,
+    deeplabv3_to_torch,
+    flatten,
+    from_own_names,
+    read_state_dict,
+    unet_from_torch,
+)
 
 SMALL = {"num_classes": 3, "backbone": "resnet14", "stem_features": 4}
 
@@ -189,6 +198,25 @@ def test_max_pool_3x3_sends_the_gradient_to_the_first_maximum():
     assert grad[0, :, :, 0].tolist() == [[0, 3, 0, 0], [3, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_max_pool_3x3_is_linens_with_its_own_padding(dtype):
+    """Values and gradients, ties included, odd and even sizes; in float32 padding ahead is folded into the pooling."""
+
+    def linens(x):
+        return flax.linen.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+    for shape in ((2, 8, 6, 3), (1, 7, 9, 2)):
+        x = jnp.asarray(np.random.default_rng(0).integers(-3, 3, shape), dtype)
+        (y, vjp), (expected, expected_vjp) = jax.vjp(max_pool_3x3, x), jax.vjp(linens, x)
+        assert np.array_equal(y, expected)
+        g = jnp.asarray(np.random.default_rng(1).normal(size=y.shape), dtype)
+        assert np.array_equal(vjp(g)[0], expected_vjp(g)[0])
+    if dtype == "float32":  # a CPU computes bfloat16 by way of float32, with conversions between
+        compiled = jax.jit(max_pool_3x3).lower(x).compile().as_text()
+        assert "pad=0_0x1_1x1_1x0_0" in compiled
+        assert " pad(" not in compiled
+
+
 def test_upsampling_by_hand():
     """Half-pixel centres, edges clamped: source position of output i is (i + ½) · in/out - ½; a loop in float64."""
     x, size = np.random.default_rng(0).normal(size=(1, 3, 4, 2)).astype(np.float32), (7, 13)
@@ -335,6 +363,43 @@ def test_round_trip(state_dict, variables):
     assert equal(deeplabv3_from_torch(state_dict), without_auxiliary(trained(variables)))
 
 
+def test_back_to_pytorch_is_the_state_dict(state_dict, variables):
+    """With and without the auxiliary head; a counter at 0 for every BatchNorm."""
+    del state_dict["backbone.bn1.num_batches_tracked"]
+    for auxiliary, given in ((True, variables), (False, without_auxiliary(trained(variables)))):
+        made = deeplabv3_to_torch(given)
+        counters = {name for name in made if name.endswith("num_batches_tracked")}
+        wanted = {name for name in state_dict if auxiliary or not name.startswith("aux_classifier.")}
+        assert made.keys() - counters == wanted
+        assert all(np.array_equal(made[name], state_dict[name]) for name in wanted)
+        assert counters == {
+            name.replace("running_var", "num_batches_tracked") for name in wanted if name.endswith("running_var")
+        }
+
+
+def test_back_to_pytorch_is_what_torchvision_recorded(recorded):
+    """All 370 names, shapes and values of torchvision's deeplabv3_resnet50."""
+    weights = recorded["weights"]
+    made = deeplabv3_to_torch(deeplabv3_from_torch(weights, auxiliary=True))
+    assert made.keys() == weights.keys()
+    assert len(made) == 370
+    assert all(np.array_equal(made[name], weights[name]) for name in weights)
+
+
+def test_own_names_in_parts(variables):
+    """Of a file with an auxiliary head into a network without one, and the backbone alone."""
+    arrays, plain = flatten(variables), without_auxiliary(trained(variables))
+    other = jax.tree.map(np.zeros_like, plain)
+    assert equal(from_own_names(arrays, target=other), plain)
+    found = from_own_names(arrays, target=other, parts="backbone")
+    assert equal(found["params"]["backbone"], variables["params"]["backbone"])
+    assert equal(found["batch_stats"]["backbone"], variables["batch_stats"]["backbone"])
+    assert equal(found["params"]["aspp"], other["params"]["aspp"])
+    assert equal(found["params"]["head"], other["params"]["head"])
+    with pytest.raises(InputError, match=r"missing: batch_stats/auxiliary/conv/norm/mean"):
+        from_own_names(flatten(plain), target=trained(variables))
+
+
 def test_names_and_shapes_are_torchvisions(state_dict):
     assert state_dict["backbone.layer1.0.downsample.0.weight"].shape == (16, 4, 1, 1)  # out, in, h, w
     assert state_dict["classifier.0.convs.4.1.weight"].shape == (16, 128, 1, 1)
@@ -408,7 +473,6 @@ def test_another_depth_is_named(state_dict):
 
 
 def test_safetensors_in_training(state_dict, variables, tmp_path):
-    pytest.importorskip("safetensors")
     from safetensors.numpy import save_file
 
     arrays = {k: np.ascontiguousarray(v) for k, v in state_dict.items() if np.ndim(v)}

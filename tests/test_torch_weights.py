@@ -1,5 +1,7 @@
 """PyTorch state dicts in, variables out, every mistake named."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,15 @@ import pytest
 
 from jaxseg.config import InputError, default
 from jaxseg.models import UNet, initial_variables, make_model
-from jaxseg.models.torch_weights import read_state_dict, unet_from_torch, unet_moves
+from jaxseg.models.torch_weights import (
+    flatten,
+    from_own_names,
+    read_state_dict,
+    unet_from_torch,
+    unet_moves,
+    unet_to_torch,
+    write_state_dict,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +53,89 @@ def test_round_trip(state_dict, variables):
     assert equal(unet_from_torch(state_dict, target=variables), variables)
 
 
+def test_back_to_pytorch_is_the_state_dict(state_dict, variables):
+    """Names, shapes and values of the hand-written rules; 18 BatchNorms, each with its counter at 0."""
+    made = unet_to_torch(variables)
+    counters = {name for name in made if name.endswith("num_batches_tracked")}
+    del state_dict["encoder1.enc1norm1.num_batches_tracked"]
+    assert made.keys() - counters == state_dict.keys()
+    assert all(np.array_equal(made[name], state_dict[name]) for name in state_dict)
+    assert len(counters) == 18
+    assert all(made[name] == 0 and made[name].dtype == np.int64 and made[name].shape == () for name in counters)
+    assert all(
+        array.flags["C_CONTIGUOUS"] for array in made.values()
+    )  # what .safetensors stores is the memory as it is
+
+
+@pytest.mark.parametrize("name", ["unet_f8_c21", "unet_f32_c19"])
+def test_back_to_pytorch_is_what_pytorch_recorded(golden, name):
+    """Every name, shape and value of the original network's own state dict, its counters included."""
+    recorded = golden(name)["weights"]
+    made = unet_to_torch(unet_from_torch(recorded))
+    assert made.keys() == recorded.keys()
+    assert all(np.array_equal(made[key], recorded[key]) for key in recorded)
+
+
+def test_other_variables_do_not_become_the_studys(variables):
+    params = {**variables["params"], "more": {"kernel": np.zeros(3)}}
+    with pytest.raises(InputError, match="not those of the network in PyTorch: params/more/kernel"):
+        unet_to_torch({**variables, "params": params})
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pth", ".pt"])
+def test_what_is_written_is_read(state_dict, tmp_path, suffix):
+    """Also under another name, as half-written files have."""
+    if suffix in (".pth", ".pt"):
+        pytest.importorskip("torch")
+    made = unet_to_torch(unet_from_torch(state_dict))
+    write_state_dict(tmp_path / "weights.part", made, suffix=suffix)
+    read = read_state_dict(tmp_path / "weights.part", suffix=suffix)
+    assert read.keys() == made.keys()
+    assert all(np.array_equal(read[key], made[key]) for key in made)
+    (tmp_path / "weights.part").rename(tmp_path / f"weights{suffix}")
+    assert read_state_dict(tmp_path / f"weights{suffix}").keys() == made.keys()
+
+
+def test_without_pytorch_its_format_is_a_sentence(state_dict, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    with pytest.raises(InputError, match=r"needs it: install jaxseg\[torch\], or write .safetensors or .npz"):
+        write_state_dict(tmp_path / "weights.pth", state_dict, suffix=".pth")
+    assert not (tmp_path / "weights.pth").exists()
+
+
+def test_own_names(variables, tmp_path):
+    """100 arrays by hand: 18 kernels of 3×3, 4 + 1 with bias, and 18 BatchNorms of four. Back by way of a file."""
+    arrays = flatten(variables)
+    assert len(arrays) == 18 + 2 * 5 + 18 * 4
+    assert arrays["params/encoder2/conv1/kernel"].shape == (3, 3, 4, 8)
+    assert arrays["batch_stats/bottleneck/norm2/var"].shape == (64,)
+    write_state_dict(tmp_path / "own.safetensors", arrays, suffix=".safetensors")
+    config = default()
+    config.model.update({"features": 4, "init_from": str(tmp_path / "own.safetensors")})
+    model, lines = make_model(config.model, num_classes=3, axis_name=None), []
+    assert equal(initial_variables(model, config.model, seed=0, report=lines.append), variables)
+    assert "loaded   params/head/bias [3] -> params/head/bias" in lines
+    assert len(lines) == len(arrays)
+
+
+def test_own_names_in_parts_and_their_mistakes(variables):
+    other = jax.device_get(UNet(5, 4).init(jax.random.key(2), jnp.zeros((1, 16, 16, 3))))
+    arrays = flatten(variables)
+    found = from_own_names(arrays, target=other, parts="all_but_head")
+    assert equal(found["params"]["head"], other["params"]["head"])
+    assert equal(found["params"]["decoder1"], variables["params"]["decoder1"])
+    with pytest.raises(InputError, match=r"params/head/kernel: \(1, 1, 4, 3\) .* where the network has \(1, 1, 4, 5\)"):
+        from_own_names(arrays, target=other)
+    renamed = arrays | {"params/extra": np.zeros(1)}
+    del renamed["params/upconv1/bias"]
+    with pytest.raises(
+        InputError, match=r"not those of this network: missing: params/upconv1/bias; left over: params/extra"
+    ):
+        from_own_names(renamed, target=variables)
+    with pytest.raises(InputError, match="parts='backbone'; expected all or all_but_head"):
+        from_own_names(arrays, target=variables, parts="backbone")
+
+
 def test_leftover_and_missing_tensors_are_named(state_dict):
     state_dict["extra.weight"] = state_dict.pop("decoder2.dec2conv1.weight")
     with pytest.raises(InputError, match=r"missing: decoder2.dec2conv1.weight; left over: extra.weight"):
@@ -69,7 +162,6 @@ def test_init_from_a_numpy_archive(state_dict, variables, tmp_path):
 
 
 def test_safetensors(state_dict, tmp_path):
-    pytest.importorskip("safetensors")
     from safetensors.numpy import save_file
 
     del state_dict["encoder1.enc1norm1.num_batches_tracked"]  # the writer wants arrays

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxseg.models.deeplabv3 import DeepLabV3
-from jaxseg.models.torch_weights import START_PX, Report, deeplabv3_from_torch, unet_from_torch
+from jaxseg.models.torch_weights import (
+    START_PX,
+    Report,
+    deeplabv3_from_torch,
+    from_own_names,
+    has_own_names,
+    read_state_dict,
+    unet_from_torch,
+)
 from jaxseg.models.unet import LEVELS, UNet
 
 __all__ = ["SIZE_MULTIPLE_PX", "DeepLabV3", "UNet", "initial_variables", "make_model"]
@@ -37,7 +45,9 @@ def initial_variables(network: UNet | DeepLabV3, model: ConfigDict, *, seed: int
     fresh = {collection: fresh[collection] for collection in ("params", "batch_stats")}
     if not model.init_from:
         return fresh
-    options = {"target": fresh, "parts": model.init_parts, "report": report}
+    arrays, options = read_state_dict(model.init_from), {"target": fresh, "parts": model.init_parts, "report": report}
+    if has_own_names(arrays):
+        return from_own_names(arrays, **options)
     if model.name == "unet":
-        return unet_from_torch(model.init_from, **options)
-    return deeplabv3_from_torch(model.init_from, auxiliary=model.auxiliary, **options)
+        return unet_from_torch(arrays, **options)
+    return deeplabv3_from_torch(arrays, auxiliary=model.auxiliary, **options)

@@ -5,6 +5,8 @@ float32 whatever the compute dtype. Sources: PyTorch's documentation of `Conv2d`
 `MaxPool2d`; each numeric constant below is the default given there.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ import numpy as np
 from flax.typing import Dtype
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
+
+Length = Any  # of an image's side: int, or in an exported program the symbol of one, which is of a private type of JAX
 
 # PyTorch initialises a convolution by kaiming_uniform_(a=sqrt(5)): uniform in ±sqrt(1/fan_in), which has variance
 # 1/(3 fan_in).
@@ -128,7 +132,7 @@ def convolve(
     )
 
 
-def by_taps(x: Array, kernel: Array, reach: list[int]) -> Array:
+def by_taps(x: Float[ArrayLike, "b h w c"], kernel: Float[ArrayLike, "k k c d"], reach: list[int]) -> Array:
     """y[i, j] = sum over taps (k, l) of x[i + reach[k], j + reach[l]] @ kernel[k, l], x being 0 outside the image."""
     b, h, w, _ = x.shape
     wide = jnp.promote_types(x.dtype, jnp.float32)  # of the sum, as within a convolution
@@ -205,11 +209,15 @@ max_pool_2x2.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def max_pool_3x3(x: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """3×3 max pooling of stride 2 and padding 1; the gradient goes to the first maximum in row-major order."""
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    """3×3 max pooling of stride 2 and padding 1; the gradient goes to the first maximum in row-major order.
+
+    Padded ahead, which XLA folds into the same pooling: jax2onnx (0.13 to 0.17) drops `nn.max_pool`'s own padding.
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
 
 
-def upsample(x: Float[ArrayLike, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
+def upsample(x: Float[ArrayLike, "b h w c"], size: tuple[Length, Length]) -> Float[Array, "b h2 w2 c"]:
     """Bilinear, half-pixel centres, in float32: `torch.nn.functional.interpolate(align_corners=False)`.
 
     Two matrix products, first along rows, that need no transposed copies; `jax.image.resize` makes several of the large
@@ -223,7 +231,7 @@ def upsample(x: Float[ArrayLike, "b h w c"], size: tuple[int, int]) -> Float[Arr
     return x.reshape(b, rows, columns, c)
 
 
-def bilinear_weights(n: int, m: int) -> np.ndarray | Array:
+def bilinear_weights(n: Length, m: Length) -> np.ndarray | Array:
     """[m, n]: output i is read at (i + ½) n/m - ½, clamped to the centres of the first and last input.
 
     Positions are counted in integers, in 2m-ths of an input; n and m may be the symbols of an exported program.

@@ -1,8 +1,9 @@
-"""PyTorch state dicts to variables of our networks, tensor by tensor, with nothing left over and nothing missing.
+"""PyTorch state dicts to variables of our networks and back, tensor by tensor, nothing left over and nothing missing.
 
 In: a state dict, `{name: array}` with PyTorch's layouts (convolutions [out, in, h, w], transposed ones
-[in, out, h, w]). Out: {"params": …, "batch_stats": …}, float32. Raises InputError naming every tensor that is missing,
-left over or of another shape; a `report`, where one is given, gets a line for every tensor.
+[in, out, h, w]), or with our own names and layouts. Out: {"params": …, "batch_stats": …}, float32. Raises InputError
+naming every tensor that is missing, left over or of another shape; a `report`, where one is given, gets a line for
+every tensor.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import numpy as np
+import safetensors.numpy
 from flax import traverse_util
 
 from jaxseg.config import InputError
@@ -165,6 +167,68 @@ def deeplabv3_from_torch(
     )
 
 
+def unet_to_torch(variables: Mapping) -> dict[str, np.ndarray]:
+    """State dict of the study's U-Net, PyTorch's counters included: the inverse of `unet_from_torch`."""
+    return move_back(variables, unet_moves())
+
+
+def deeplabv3_to_torch(variables: Mapping) -> dict[str, np.ndarray]:
+    """State dict of torchvision's DeepLabV3, with `aux_classifier.*` where there is an auxiliary head: the inverse of
+    `deeplabv3_from_torch`."""
+    params = variables["params"]
+    return move_back(variables, deeplabv3_moves(_depths_of(params["backbone"]), auxiliary="auxiliary" in params))
+
+
+def move_back(variables: Mapping, moves: list[Move]) -> dict[str, np.ndarray]:
+    """Undoes `moves`; PyTorch's `num_batches_tracked`, which nothing here counts, is 0 (it has no effect where momentum is
+    a number, as in these networks)."""
+    flat, state_dict = flatten(variables), {}
+    paths = {_own_name(m): m for m in moves}
+    if problems := sorted(set(flat) ^ set(paths)):
+        raise InputError("these variables are not those of the network in PyTorch: " + _some(problems))
+    for name, m in paths.items():
+        array = np.asarray(flat[name])
+        state_dict[m.torch_name] = np.ascontiguousarray(array.transpose(np.argsort(m.axes))) if m.axes else array
+        if m.torch_name.endswith(".running_var"):
+            state_dict[m.torch_name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+    return state_dict
+
+
+def flatten(variables: Mapping) -> dict:
+    """Parameters and statistics by our own names: "params/encoder1/conv1/kernel", "batch_stats/encoder1/norm1/mean", …"""
+    return traverse_util.flatten_dict({key: variables[key] for key in ("params", "batch_stats")}, sep="/")
+
+
+def _own_name(m: Move) -> str:
+    return "/".join((m.collection, *m.path))
+
+
+def has_own_names(state_dict: StateDict) -> bool:
+    """Whether a file is of ours, as `python -m jaxseg.export --format=safetensors` writes it."""
+    return any(name.startswith("params/") for name in state_dict)
+
+
+def from_own_names(arrays: StateDict, *, target: Mapping, parts: str = "all", report: Report | None = None) -> dict:
+    """Variables from arrays by our own names; arguments and errors as `deeplabv3_from_torch`."""
+    names = flatten(target)
+    heads = ("params/head/", "params/auxiliary/head/")
+    fresh = {"all": (), "all_but_head": heads}
+    if "backbone" in target["params"]:
+        fresh["backbone"] = tuple({name for name in names if "/backbone/" not in name})
+    _check_parts(parts, fresh, target)
+    moves = [Move(name, name.split("/")[0], tuple(name.split("/")[1:])) for name in names]
+    dropped = () if "auxiliary" in target["params"] else ("params/auxiliary/", "batch_stats/auxiliary/")
+    return move(
+        arrays,
+        moves,
+        target=target,
+        architecture="this network",
+        fresh=fresh[parts],
+        dropped=dropped,
+        report=report,
+    )
+
+
 def _mapping(state_dict: StateDict | str | Path) -> StateDict:
     return read_state_dict(state_dict) if isinstance(state_dict, str | Path) else state_dict
 
@@ -263,7 +327,7 @@ def _check_shapes(flat: Mapping, moves: list[Move], wants: Mapping) -> None:
 def _report(report: Report, state_dict: StateDict, moves: list[Move], wanted: set[str]) -> None:
     """A line for every tensor of the network, then one for every tensor of the file that was not taken."""
     for m in moves:
-        ours = "/".join((m.collection, *m.path))
+        ours = _own_name(m)
         if m.torch_name in wanted:
             report(f"loaded   {m.torch_name} {list(np.shape(state_dict[m.torch_name]))} -> {ours}")
         else:
@@ -277,19 +341,21 @@ def _some(problems: list[str], most: int = 8) -> str:
     return "; ".join(problems[:most]) + more + "."
 
 
-def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | Path, *, suffix: str = "") -> dict[str, np.ndarray]:
     """Arrays by name from .npz, .safetensors, or a .pth/.pt of tensors (needs PyTorch; unpickles weights only).
 
-    Raises InputError where the file is missing, damaged or holds anything but tensors by name.
+    suffix: which of them it is, where the file's name does not say. Raises InputError where the file is missing, damaged
+    or holds anything but tensors by name.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
-    if path.suffix not in readers:
+    suffix = suffix or path.suffix
+    if suffix not in readers:
         raise InputError(f"{path}: expected a file ending in {', '.join(readers)}.")
     try:
-        state_dict = readers[path.suffix](path)
+        state_dict = readers[suffix](path)
     except ImportError as error:
         raise InputError(f"{path}: reading it needs {error.name}; install jaxseg[torch].") from error
     except InputError:
@@ -297,6 +363,33 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     except Exception as error:  # each format raises its own kinds for damaged bytes
         raise InputError(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:300]}).") from error
     return state_dict
+
+
+def write_state_dict(
+    path: Path, state_dict: StateDict, *, suffix: str, metadata: Mapping[str, str] | None = None
+) -> None:
+    """What `read_state_dict` reads, in the format that `suffix` names; metadata: of a .safetensors file, text by name.
+
+    Raises InputError for .pth and .pt without PyTorch.
+    """
+    if suffix == ".npz":
+        with path.open("wb") as file:
+            np.savez(file, **state_dict)
+    elif suffix == ".safetensors":
+        path.write_bytes(safetensors.numpy.save(dict(state_dict), metadata=metadata))  # save_file's are private (0600)
+    else:
+        _write_torch(path, state_dict)
+
+
+def _write_torch(path: Path, state_dict: StateDict) -> None:
+    try:
+        import torch  # an extra: never needed to train or predict
+    except ImportError as error:
+        raise InputError(
+            "a .pth file is PyTorch's own and needs it: install jaxseg[torch], or write .safetensors or .npz, which hold the"
+            " same tensors."
+        ) from error
+    torch.save({name: torch.from_numpy(np.array(array)) for name, array in state_dict.items()}, path)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -307,13 +400,11 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    import safetensors.numpy  # an extra: only weight import needs it
-
     return safetensors.numpy.load_file(path)
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    import torch  # an extra: only weight import needs it
+    import torch  # an extra: never needed to train or predict
 
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxseg.models.blocks import (
     BatchNorm,
     ConvTranspose2x2,
+    Length,
     at_least_float32,
     bias_init,
     conv_init,
@@ -89,7 +90,7 @@ class UNet(nn.Module):
         return at_least_float32(x)
 
 
-def check_size(size_px: tuple[int, int]) -> None:
+def check_size(size_px: tuple[Length, Length]) -> None:
     """Raises ValueError unless height and width survive four halvings exactly."""
     step = 2**LEVELS
     if any(s % step or s == 0 for s in size_px):

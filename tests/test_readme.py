@@ -2,7 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from jaxseg.config import all_fields, default, use_mutual_learning
 
@@ -89,3 +94,54 @@ def test_kills_are_those_of_the_committed_run():
 
 def test_there_are_such_rows():
     assert len(REPORTED) >= 8
+
+
+TUTORIAL = next(block for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) if "--mode=overfit" in block)
+SMALL = ["data.dir=data", "data.scenes=12", "model.features=2", "train.max_steps=2"]  # instead of three minutes
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory):
+    """The folder in which the tutorial's commands were typed, one after the other."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "COLUMNS": "80"}
+    for line in TUTORIAL.strip().splitlines():
+        words = shlex.split(line, comments=True)
+        more = [f"--config.{field}" for field in SMALL] if "jaxseg.main" in words else []
+        ended = subprocess.run(
+            [sys.executable, *words[1:], *more], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        statuses = (0, 1) if "--mode=overfit" in words else (0,)  # two steps do not teach it four images
+        assert ended.returncode in statuses, f"{line}\n{ended.stdout}{ended.stderr}"
+    return folder
+
+
+def test_the_tutorial_leaves_what_it_says(tutorial):
+    assert json.loads((tutorial / "runs/demo/results.json").read_text())["step"] == 2
+    scores = json.loads((tutorial / "runs/demo/evaluation-2.json").read_text())
+    assert scores["protocol"].startswith("raw labels")
+    assert len(scores["images"]) == 2  # a sixth of 12 scenes
+    assert "</html>" in (tutorial / "runs/demo/report.html").read_text()
+    sizes = {}
+    for path in sorted((tutorial / "predicted/masks").iterdir()):
+        with Image.open(path) as mask:
+            sizes[path.stem.split("_")[-1]] = "x".join(map(str, mask.size))
+    assert sizes == {size: size for size in ("160x320", "256x128", "300x300", "512x256")}
+    program = jax.export.deserialize(bytearray((tutorial / "runs/demo/export/unet-2.stablehlo").read_bytes()))
+    assert program.call(np.zeros((1, 32, 48, 3), np.float32)).shape == (1, 32, 48, 19)
+
+
+def test_the_tutorial_in_python(tutorial, monkeypatch):
+    """Its lines as they are, beside the run of the commands."""
+    monkeypatch.chdir(tutorial)
+    Image.open("photos/scene_10000_256x128.png").save("photo.png")
+    scope = {}
+    exec(next(block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "jaxseg.load" in block), scope)
+    with Image.open("predicted/masks/scene_10000_256x128.png") as mask:
+        assert (np.array(mask) == scope["label"]).mean() > 0.999  # by one device and by four
+    assert sum(scope["shares"].values()) == pytest.approx(1)
+    assert scope["probabilities"].shape == (128, 256, 19)
+    np.testing.assert_allclose(scope["probabilities"].sum(-1), 1, atol=1e-5)
+    for name in ("careful", "by_windows"):
+        assert scope[name].shape == (128, 256)
+    assert scope["colours"].shape == (128, 256, 3)

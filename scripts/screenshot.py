@@ -1,0 +1,47 @@
+"""A picture of an HTML page, by headless Chromium: the one in the README.
+
+    python -m scripts.screenshot PAGE.html [--width=1200] [--height=2000] [--output=page.png]
+
+Needs Chromium with its driver (Debian: chromium, chromium-driver) and jaxseg[dev].
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from selenium import webdriver
+
+SWITCHES = (
+    "headless=new",
+    "no-sandbox",
+    "disable-gpu",
+    "hide-scrollbars",
+    "no-first-run",
+    "disable-background-networking",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--width", type=int, default=1200)
+    parser.add_argument("--height", type=int, default=2000)
+    parser.add_argument("--output", type=Path, default=Path("page.png"))
+    given = parser.parse_args()
+    if not given.page.is_file():
+        print(f"error: {given.page}: there is no such file.", file=sys.stderr)
+        return 2
+    options = webdriver.ChromeOptions()
+    with tempfile.TemporaryDirectory() as profile:
+        for switch in (*SWITCHES, f"window-size={given.width},{given.height}", f"user-data-dir={profile}"):
+            options.add_argument(f"--{switch}")
+        with webdriver.Chrome(options=options) as browser:
+            browser.get(given.page.resolve().as_uri())
+            browser.save_screenshot(str(given.output))
+    print(f"written: {given.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

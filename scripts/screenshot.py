@@ -6,6 +6,7 @@ Needs Chromium with its driver (Debian: chromium, chromium-driver) and jaxseg[de
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -32,11 +33,16 @@ def main() -> int:
     if not given.page.is_file():
         print(f"error: {given.page}: there is no such file.", file=sys.stderr)
         return 2
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        print("error: chromium and chromedriver are not here; on Debian: chromium, chromium-driver.", file=sys.stderr)
+        return 2
     options = webdriver.ChromeOptions()
+    options.binary_location = chromium
     with tempfile.TemporaryDirectory() as profile:
         for switch in (*SWITCHES, f"window-size={given.width},{given.height}", f"user-data-dir={profile}"):
             options.add_argument(f"--{switch}")
-        with webdriver.Chrome(options=options) as browser:
+        with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as browser:
             browser.get(given.page.resolve().as_uri())
             browser.save_screenshot(str(given.output))
     print(f"written: {given.output}")

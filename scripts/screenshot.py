@@ -1,6 +1,6 @@
 """A picture of an HTML page, by headless Chromium: the one in the README.
 
-    python -m scripts.screenshot PAGE.html [--width=1200] [--height=2000] [--output=page.png]
+    python -m scripts.screenshot PAGE.html [--section=images] [--width=1000] [--height=1100] [--output=page.png]
 
 Needs Chromium with its driver (Debian: chromium, chromium-driver) and jaxseg[dev].
 """
@@ -26,8 +26,9 @@ SWITCHES = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
-    parser.add_argument("--width", type=int, default=1200)
-    parser.add_argument("--height", type=int, default=2000)
+    parser.add_argument("--section", default="", help="the id to scroll to")
+    parser.add_argument("--width", type=int, default=1000)
+    parser.add_argument("--height", type=int, default=1100)
     parser.add_argument("--output", type=Path, default=Path("page.png"))
     given = parser.parse_args()
     if not given.page.is_file():
@@ -43,7 +44,7 @@ def main() -> int:
         for switch in (*SWITCHES, f"window-size={given.width},{given.height}", f"user-data-dir={profile}"):
             options.add_argument(f"--{switch}")
         with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as browser:
-            browser.get(given.page.resolve().as_uri())
+            browser.get(f"{given.page.resolve().as_uri()}#{given.section}")
             browser.save_screenshot(str(given.output))
     print(f"written: {given.output}")
     return 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 from scipy import special
@@ -273,3 +274,24 @@ def resize_scores(scores: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
         return scores
     down, along = (bilinear_weights(*n).astype(np.float32) for n in ((h, rows), (w, columns)))
     return along @ (down @ scores.reshape(h, w * c)).reshape(rows, w, c)
+
+
+def define_view() -> None:
+    """The flags of a `View`, and --peer."""
+    flags.DEFINE_string("peer", None, "Of a run with several networks; default: the reported one.")
+    flags.DEFINE_string("resize", None, "run: to the size of the run's images; none: at their own pixels.")
+    flags.DEFINE_integer("window_px", 0, "Side of sliding windows; 0: the image in one piece.")
+    flags.DEFINE_float("overlap", 0.5, "Share of a window that the next one covers too.")
+    flags.DEFINE_string("scales", "1", "Factors on the size, with commas; their probabilities are averaged.")
+    flags.DEFINE_bool("flip", False, "Also the mirror image.")
+
+
+def given_view(config: ConfigDict, *, resize: str) -> View:
+    """What these flags ask for; `resize` where they do not say. Raises InputError."""
+    values = flags.FLAGS
+    try:
+        scales = tuple(float(scale) for scale in values.scales.split(","))
+    except ValueError as error:
+        raise InputError(f"--scales={values.scales}: expected numbers with commas, such as 0.75,1,1.25.") from error
+    options = {"window_px": values.window_px, "overlap": values.overlap, "scales": scales, "flip": values.flip}
+    return View(values.resize or resize, **options, batch=config.eval.batch_size)

@@ -23,9 +23,9 @@ from jaxseg.config import check_devices, peer_sections, validate
 from jaxseg.data import pipeline
 from jaxseg.data.augment import center_crop
 from jaxseg.data.prepare import Prepared, prepare
-from jaxseg.evaluate import Evaluation
 from jaxseg.limits import explained
 from jaxseg.metrics import mean_iou
+from jaxseg.scoring import Evaluation
 from jaxseg.train import only_here, train
 
 IMAGES = 4

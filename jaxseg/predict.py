@@ -26,7 +26,18 @@ from jaxseg.cli import EXIT_INPUT
 from jaxseg.config import InputError
 from jaxseg.data.builders import ordered_map
 from jaxseg.data.prepare import progress_bar
-from jaxseg.infer import Network, View, check_window, label_map, restored, scored, seen_hw, to_pixels
+from jaxseg.infer import (
+    Network,
+    View,
+    check_window,
+    define_view,
+    given_view,
+    label_map,
+    restored,
+    scored,
+    seen_hw,
+    to_pixels,
+)
 from jaxseg.labels import LABELS, Labels
 from jaxseg.limits import explained
 from jaxseg.results import origin, write_json
@@ -153,27 +164,6 @@ def write(path: Path, save) -> None:
     with part.open("wb") as file:
         save(file, format={".png": "PNG", ".jpg": "JPEG", ".npy": None}[path.suffix])
     part.rename(path)
-
-
-def define_view() -> None:
-    """The flags of a `View`, and --peer."""
-    flags.DEFINE_string("peer", None, "Of a run with several networks; default: the reported one.")
-    flags.DEFINE_string("resize", None, "run: to the size of the run's images; none: at their own pixels.")
-    flags.DEFINE_integer("window_px", 0, "Side of sliding windows; 0: the image in one piece.")
-    flags.DEFINE_float("overlap", 0.5, "Share of a window that the next one covers too.")
-    flags.DEFINE_string("scales", "1", "Factors on the size, with commas; their probabilities are averaged.")
-    flags.DEFINE_bool("flip", False, "Also the mirror image.")
-
-
-def given_view(config, *, resize: str) -> View:
-    """What the flags ask for; `resize` where they do not say. Raises InputError."""
-    values = flags.FLAGS
-    try:
-        scales = tuple(float(scale) for scale in values.scales.split(","))
-    except ValueError as error:
-        raise InputError(f"--scales={values.scales}: expected numbers with commas, such as 0.75,1,1.25.") from error
-    options = {"window_px": values.window_px, "overlap": values.overlap, "scales": scales, "flip": values.flip}
-    return View(values.resize or resize, **options, batch=config.eval.batch_size)
 
 
 def define_flags() -> None:

@@ -33,12 +33,12 @@ from jaxseg.config import (
 )
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import Prepared, prepare
-from jaxseg.evaluate import Evaluation, evaluate
 from jaxseg.limits import explained
 from jaxseg.log import Log
 from jaxseg.losses import LossFn
 from jaxseg.peers import create_peers, without_init
 from jaxseg.results import provenance, scores, write_json
+from jaxseg.scoring import Evaluation, evaluate
 from jaxseg.show import prediction_figure
 from jaxseg.step import Peers
 from jaxseg.stopping import Stop

@@ -31,7 +31,7 @@ import numpy as np
 
 from jaxseg.cli import EXIT_INPUT
 from jaxseg.config import InputError, load_config
-from jaxseg.evaluate import restored_peers
+from jaxseg.peers import restored_peers
 from jaxseg.results import command, commit, write_json
 
 VARIANTS = {"plain": "", "rmi": ":rmi", "mutual": ":mutual"}

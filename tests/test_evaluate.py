@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg import evaluate, metrics, parallel
+from jaxseg import metrics, parallel, scoring
 from jaxseg.config import InputError, load_config
 from jaxseg.data.prepare import prepare, raw_source
 from jaxseg.data.raw import read_sample
@@ -41,7 +41,7 @@ def test_scores_of_images_add_up_to_those_of_training(tiny_run, network, tmp_pat
     prepared = prepare(config.data)
     peers = parallel.replicate(restored_peers(config, tiny_run, "last")[1])
     eval_step = parallel.compile_eval_step(num_classes=11)
-    trained = evaluate.evaluate(eval_step, peers, prepared, config).confusion["unet"]
+    trained = scoring.evaluate(eval_step, peers, prepared, config).confusion["unet"]
     scores = results["peers"]["unet"]
     assert scores["confusion"] == trained.tolist()
     records = {record["id"].decode(): record for record in prepared.records("val")}

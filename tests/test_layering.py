@@ -14,7 +14,8 @@ ORDER = [
     "optim", "metrics", "step", "hosts", "parallel", "checkpoint", "peers", "stopping", "limits", "results",
     "show", "compare", "plots",
     "html.runs", "html.gallery", "html.document", "html.chart", "html.examples", "html.page", "report",
-    "infer", "predict", "export", "tally", "evaluate", "log", "train", "overfit", "profiling", "main",
+    "scoring", "log", "train", "overfit", "profiling", "main",
+    "infer", "predict", "export", "tally", "evaluate",
 ]  # fmt: skip
 WITHOUT_JAX = ["labels", "config", "cli", "show", "compare", "plots", "report"]
 WITHOUT_JAX += [module for module in ORDER if module.startswith(("data.", "html."))]

@@ -68,7 +68,9 @@ def run(
         except StoppedError as stopped:
             return say(f"stopped: {stopped}", stopped.status)
         except KeyboardInterrupt:
-            return say("interrupted; the same command goes on from the last checkpoint", EXIT_INTERRUPTED)
+            return say(
+                "interrupted; what is written is whole, and the same command goes on or begins anew", EXIT_INTERRUPTED
+            )
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:

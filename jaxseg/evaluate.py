@@ -71,7 +71,7 @@ def score_checkpoint(
         images, protocol = by_protocol(parallel.replicate(peers), prepared, config), str_of_protocol(config)
     else:
         view = view or View(batch=config.eval.batch_size)
-        networks = restored(config, workdir, which, peer="all")
+        networks = restored(config, workdir, which, names=list(peer_sections(config)))
         step, samples = networks[0].step, raw_samples(config) if full_resolution else record_samples(prepared)
         sizes = "raw labels" if full_resolution else "prepared labels"
         images, protocol = by_view(networks, samples, view), f"{sizes}, every pixel once; images {view}"

@@ -22,7 +22,7 @@ from jaxseg import parallel
 from jaxseg.cli import try_config_file
 from jaxseg.config import InputError, find_config_file, load_config, peer_sections, validate
 from jaxseg.data.augment import resize_image, resized_hw
-from jaxseg.data.raw import read_image
+from jaxseg.data.raw import read_image, to_rgb
 from jaxseg.labels import LABELS, Labels
 from jaxseg.models import SIZE_MULTIPLE_PX
 from jaxseg.models.blocks import bilinear_weights
@@ -91,7 +91,8 @@ class Network:
     def predict(self, image: np.ndarray | Image.Image | str | Path, **view) -> np.ndarray:
         """The class of every pixel, uint8 [h, w], at the image's own size: numbers of `labels.names`.
 
-        image: uint8 [h, w, 3] or [h, w], a Pillow image, or a file. view: fields of `View`, such as flip=True.
+        image: uint8 [h, w, 3] or [h, w], a Pillow image, or a file. view: fields of `View`, such as flip=True. The first
+        image of each size that the network sees takes a compilation.
         """
         return label_map(next(scored(self, [to_pixels(image)], view=View(**view))))
 
@@ -111,19 +112,20 @@ def load(
     """
     if config is None:
         folder = Path(run).expanduser()
-        return restored(load_config(folder), folder, str(checkpoint), peer=peer)[0]
+        loaded = load_config(folder)
+        return restored(loaded, folder, str(checkpoint), names=[peer or loaded.peer])[0]
     loaded = try_config_file(find_config_file(str(config)))
     loaded.model.init_from = str(run)
-    return restored(loaded, None, str(checkpoint), peer=peer)[0]
+    return restored(loaded, None, str(checkpoint), names=[peer or loaded.peer])[0]
 
 
-def restored(config: ConfigDict, workdir: Path | None, which: str, *, peer: str | None = None) -> list[Network]:
-    """The network of that name of one checkpoint (`peers.restored_peers`), or all, the reported one first."""
+def restored(config: ConfigDict, workdir: Path | None, which: str, *, names: list[str]) -> list[Network]:
+    """The networks of these names of one checkpoint (`peers.restored_peers`). Raises InputError."""
     validate(config)
     sections = peer_sections(config)
-    names = list(sections) if peer == "all" else [peer or config.peer]
-    if names[0] not in sections:
-        raise InputError(f"peer {peer!r}: there is none; the peers are {', '.join(sections)}.")
+    for name in names:
+        if name not in sections:
+            raise InputError(f"peer {name!r}: there is none; the peers are {', '.join(sections)}.")
     step, peers = restored_peers(config, workdir, which)
     forward = parallel.compile_predict()
     return [
@@ -149,7 +151,7 @@ def to_pixels(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
         except OSError as error:
             raise InputError(f"{image}: cannot be read ({error.strerror}).") from error
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return to_rgb(image, "the Pillow image")
     image = np.asarray(image)
     if (
         image.dtype != np.uint8
@@ -277,8 +279,7 @@ def resize_scores(scores: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
 
 
 def define_view() -> None:
-    """The flags of a `View`, and --peer."""
-    flags.DEFINE_string("peer", None, "Of a run with several networks; default: the reported one.")
+    """The flags of a `View`."""
     flags.DEFINE_string("resize", None, "run: to the size of the run's images; none: at their own pixels.")
     flags.DEFINE_integer("window_px", 0, "Side of sliding windows; 0: the image in one piece.")
     flags.DEFINE_float("overlap", 0.5, "Share of a window that the next one covers too.")

@@ -80,11 +80,12 @@ def find_pictures(arguments: Iterable[str], *, output: Path) -> list[Path]:
 
 def names_of(paths: list[Path]) -> list[Path]:
     """Where each picture's results go: its path below what all have in common, without suffix unless two differ in it only."""
-    paths = [path.absolute() for path in paths]
+    paths = [Path(os.path.abspath(path)) for path in paths]  # no ".." is left that could lead out of the output
     common = Path(os.path.commonpath([path.parent for path in paths]))
     names = [path.relative_to(common) for path in paths]
     count = Counter(name.with_suffix("") for name in names)
-    return [name if count[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+    short = [name if count[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+    return short if len(set(short)) == len(short) else names
 
 
 def by_shape(paths: list[Path], network: Network, view: View) -> list[int]:
@@ -169,6 +170,7 @@ def write(path: Path, save) -> None:
 def define_flags() -> None:
     cli.define_run()
     define_view()
+    flags.DEFINE_string("peer", None, "Of a run with several networks; default: the reported one.")
     flags.DEFINE_string("output", None, "Folder for the results.")
     flags.DEFINE_bool("probabilities", False, "Also the probability of every class, float16.")
 
@@ -182,7 +184,7 @@ def main(arguments: list[str]) -> int:
     make_folder(output)
     workdir = Path(values.workdir).expanduser() if values.workdir else None
     with explained(config, output, predicting=True):
-        (network,) = restored(config, workdir, values.checkpoint, peer=values.peer)
+        (network,) = restored(config, workdir, values.checkpoint, names=[values.peer or config.peer])
         check_window(network, view)
         done, failed = predict_all(network, paths, output, view=view, probabilities=values.probabilities)
         where = {"workdir": values.workdir, "step": network.step, "peer": network.name, "view": str(view)}

@@ -52,7 +52,7 @@ def main(options: argparse.Namespace) -> None:
     images, truth = chosen_images(first, options)
     predictions = {}
     for name, config in configs.items():
-        (network,) = restored(config, runs[name], options.checkpoint)
+        (network,) = restored(config, runs[name], options.checkpoint, names=[config.peer])
         predictions[name] = [network.predict(image, resize="run" if options.images else "none") for image in images]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     prediction_figure(options.output, images, truth, predictions, LABELS[first.data.name])

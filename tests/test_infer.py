@@ -212,6 +212,7 @@ def test_views_that_cannot_be_are_refused(network, view, message):
         (np.zeros((4, 4, 3), np.float32), r"an image is float32\[4, 4, 3\]; expected uint8 \[h, w, 3\]"),
         (np.zeros((4, 4, 4), np.uint8), r"an image is uint8\[4, 4, 4\]"),
         (np.zeros((0, 4, 3), np.uint8), r"an image is uint8\[0, 4, 3\]"),
+        (Image.new("I;16", (4, 4)), r"the Pillow image: image mode I;16; expected 8-bit colour or gray"),
         ("nowhere.png", r"nowhere.png: cannot be read \(No such file or directory\)"),
     ],
 )

@@ -80,6 +80,8 @@ def test_what_names_nothing_is_refused(tmp_path):
         (["/x/a.png", "/x/y/a.png", "/x/b.jpg"], ["a", "y/a", "b"]),
         (["/x/a.png", "/x/a.jpg", "/x/b.v1.png"], ["a.png", "a.jpg", "b.v1"]),
         (["/p/one/a.png", "/p/two/a.png"], ["one/a", "two/a"]),
+        (["/p/one/../two/a.png", "/p/one/b.png"], ["two/a", "one/b"]),
+        (["/x/a.png", "/x/a.jpg", "/x/a.png.bmp"], ["a.png", "a.jpg", "a.png.bmp"]),
     ],
 )
 def test_no_two_pictures_share_a_name(paths, names):

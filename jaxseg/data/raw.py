@@ -304,10 +304,13 @@ def read_image(data: bytes, where: str, *, upright: bool = False) -> np.ndarray:
     Raises InputError where the bytes are no complete 8-bit image.
     """
     image = _decode(data, where)
+    return to_rgb(ImageOps.exif_transpose(image) if upright else image, where)
+
+
+def to_rgb(image: Image.Image, where: str) -> np.ndarray:
+    """uint8 [h, w, 3]; transparency is dropped. Raises InputError for more than 8 bits a value."""
     if image.mode not in ("RGB", "L", "LA", "P", "RGBA", "CMYK"):
         raise InputError(f"{where}: image mode {image.mode}; expected 8-bit colour or gray.")
-    if upright:
-        image = ImageOps.exif_transpose(image)
     return np.array(image.convert("RGB"))
 
 

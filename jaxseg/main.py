@@ -87,7 +87,7 @@ def next_step(config, workdir: Path) -> str:
     """One line on what to try next."""
     if config.data.name == "synthetic":
         return "next:    your own data: python -m jaxseg.main --config=configs/unet_camvid.py --config.data.source_dir=FOLDER"
-    return f"next:    python -m jaxseg.evaluate --workdir={workdir} --checkpoint=best; tensorboard --logdir={workdir}"
+    return f"next:    python -m jaxseg.evaluate --workdir={workdir} && python -m jaxseg.report --html {workdir}"
 
 
 if __name__ == "__main__":

@@ -75,12 +75,34 @@ def run(
     def parse(argv: Sequence[str]) -> list[str]:
         try:
             define()
+            if asks_for_help():
+                print(f"{usage.strip()}\n\n{flag_lines()}")
+                sys.exit(0)
             return parse_flags(list(argv), words=words)
         except InputError as error:
-            sys.exit(say(f"error: {error}\n\n{usage.strip()}", EXIT_INPUT))
+            sys.exit(say(f"error: {error}\n(--help tells more)", EXIT_INPUT))
 
     logging.set_verbosity(logging.ERROR)  # what a person must read is said by sentences of our own
     app.run(guarded, flags_parser=parse)
+
+
+def asks_for_help() -> bool:
+    return any(word in ("-h", "-help", "--help") for word in sys.argv[1:])
+
+
+def flag_lines() -> str:
+    """A line for every flag that this project declares."""
+    ours = {
+        name: of for name, of in flags.FLAGS.flags_by_module_dict().items() if "jaxseg" in name or name == sys.argv[0]
+    }
+    found = {flag.name: flag for of_module in ours.values() for flag in of_module}
+    lines = []
+    for name, flag in sorted(found.items()):
+        default = "" if flag.default in (None, "", False) else f" Default: {flag.default}."
+        lines.append(f"--{name}: {flag.help}" + ("" if name == "config" else default))
+    return "\n".join(
+        ["Flags:", *lines, "--config.FIELD=VALUE: any field of jaxseg/config.py, where the command has a config."]
+    )
 
 
 def leave_at_once(status: int) -> NoReturn:
@@ -116,7 +138,7 @@ def define_run() -> None:
         config_flags.DEFINE_config_dict("config", load_config(Path(workdir)))
     elif any(word.startswith("-config=") for word in words):
         define_config_file()
-    else:
+    elif not asks_for_help():
         raise InputError("--workdir=RUN is needed (or --config=FILE --config.model.init_from=WEIGHTS).")
 
 

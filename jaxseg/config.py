@@ -430,7 +430,7 @@ def load_config(workdir: Path) -> ConfigDict:
     except NotADirectoryError as error:
         raise InputError(
             f"{workdir}: a file, not a run's folder. Weights of another program are given with the config of their network:"
-            " --config=configs/unet_voc.py --config.model.init_from=FILE."
+            " --config=configs/unet_voc.py --config.model.init_from=FILE, or in Python load(FILE, config=…)."
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{workdir / 'config.json'}: cannot be read as JSON ({error}).") from error

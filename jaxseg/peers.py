@@ -13,7 +13,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxseg import checkpoint
-from jaxseg.config import InputError, is_frozen, load_config, peer_sections, section_path
+from jaxseg.config import InputError, all_fields, field, is_frozen, load_config, peer_sections, section_path
 from jaxseg.labels import LABELS
 from jaxseg.losses import LossFn, make_loss
 from jaxseg.models import initial_variables, make_model
@@ -56,11 +56,28 @@ def restored_peers(config: ConfigDict, workdir: Path | None, which: str) -> tupl
         if not config.model.init_from:
             raise InputError("without --workdir=RUN, config.model.init_from is needed: the weights to use.")
         return None, create_peers(config, num_classes=num_classes, steps=1)[0]
+    check_same_networks(config, load_config(workdir))
     with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:
         step = checkpoint.find_step(manager, which)
         # Shapes are enough: nothing is drawn, and no initialiser compiled.
         peers = jax.eval_shape(lambda: create_peers(without_init(config), num_classes=num_classes, steps=1)[0])
         return step, checkpoint.restore(manager, step, peers)
+
+
+def check_same_networks(config: ConfigDict, trained: ConfigDict) -> None:
+    """That data set and networks are those of the run; dtype and remat may change. Raises InputError."""
+    may_change = ("dtype", "remat")
+    fields = [f for f in all_fields(trained) if ".model." in f".{f}" and not f.endswith(may_change)] + ["data.name"]
+    lines = [
+        f"config.{f} is {field(trained, f)!r} there, {field(config, f)!r} now"
+        for f in fields
+        if field(trained, f) != field(config, f)
+    ]
+    if lines:
+        raise InputError(
+            f"the run's networks are as they were trained: {'; '.join(lines)}. Drop that, or, for weights of another program,"
+            " give --config=FILE in place of --workdir."
+        )
 
 
 def without_init(config: ConfigDict) -> ConfigDict:

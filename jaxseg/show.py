@@ -28,7 +28,8 @@ def print_results(results: dict, console: Console | None = None) -> None:
     """IoU per class and the means, a column per peer; an absent class is a dash."""
     console = console or Console()
     at_step = "" if results["step"] is None else f" at step {results['step']:,}"
-    table = Table(title=f"IoU on {results['data']['name']} (validation){at_step}", title_justify="left")
+    console.print(f"IoU on {results['data']['name']} (validation){at_step}", style="italic", highlight=False)
+    table = Table()
     table.add_column("class")
     peers = results["peers"]
     for name in peers:

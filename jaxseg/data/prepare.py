@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from jaxseg.data.raw import SPLITS, WANTED, Source, find_source
 from jaxseg.labels import LABELS, VOID, Labels
 
 MANIFEST = "prepared.json"
+STATUS_EVERY_S = 15  # between lines where there is no terminal to draw a bar on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +231,17 @@ def progress_bar(title: str, total: int, *, unit_bytes: bool = False):
         console.print(f"{title} …", soft_wrap=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
-        yield lambda n: progress.advance(task, n)
+        said, done = time.monotonic(), 0
+
+        def advance(count: int) -> None:
+            nonlocal said, done
+            progress.advance(task, count)
+            done += count
+            if not console.is_terminal and not unit_bytes and time.monotonic() - said > STATUS_EVERY_S:
+                said = time.monotonic()
+                console.print(f"{done:,} of {total:,}", soft_wrap=True)
+
+        yield advance
 
 
 def counted(items, advance):

@@ -162,7 +162,7 @@ def numbers_of(ids: list) -> list[int]:
 def define_flags() -> None:
     cli.define_run()
     define_view()
-    flags.DEFINE_string("output", None, "JSON to write; default: WORKDIR/evaluation-STEP.json.")
+    flags.DEFINE_string("output", None, "JSON to write; default: WORKDIR/evaluation-STEP….json, named after the flags.")
     flags.DEFINE_bool("full_resolution", False, "Score at the size of the raw labels.")
 
 
@@ -171,7 +171,11 @@ def main() -> None:
     workdir = Path(values.workdir).expanduser() if values.workdir else None
     if workdir is None and not values.output:
         raise InputError("--output=FILE.json is needed where there is no --workdir.")
-    beside = Path(values.output or workdir / "evaluation.json")
+    beside = Path(values.output or workdir / "evaluation.json").expanduser()
+    if beside.suffix != ".json":
+        raise InputError(
+            f"--output={beside}: expected a file ending in .json; a folder of the same name goes beside it."
+        )
     make_parent(beside)
     full = values.full_resolution
     given = [name for name in ("resize", "window_px", "overlap", "scales", "flip") if values[name].present]
@@ -184,7 +188,7 @@ def main() -> None:
             results = score_checkpoint(
                 config, workdir, values.checkpoint, view=view, full_resolution=full, gallery=part
             )
-            output = beside if values.output else workdir / f"evaluation-{results['step']}.json"
+            output = beside if values.output else workdir / default_name(results["step"], full, given)
             finish(output, results, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -192,6 +196,15 @@ def main() -> None:
     for image_id, iou in worst(results, WORST):
         print(f"worst: {image_id}, mean IoU {iou:.4f}")
     print(f"written: {output}, {output.with_suffix('')}")
+
+
+def default_name(step: int, full_resolution: bool, given: list[str]) -> str:
+    """evaluation-1200.json, evaluation-1200-full_resolution-flip-scales_1_1.5.json: of each way a file of its own."""
+    ways = ["full_resolution"] if full_resolution else []
+    for name in given:
+        value = str(flags.FLAGS[name].value).replace(",", "_")
+        ways.append(name if value == "True" else f"{name}_{value}")
+    return "-".join([f"evaluation-{step}", *ways]) + ".json"
 
 
 def finish(output: Path, results: dict, pictures: Path) -> None:

@@ -293,6 +293,7 @@ def prepare(
         "classes": {str(i): name for i, name in enumerate(labels.names)},
     }
     about |= {"format": format, **interface(section, format, size_px), "model": section.to_dict()}
+    about["resize"] = resize_of(config)
     about |= {"versions": versions(format), "command": command(), "commit": commit()}
     return Export(format, suffix or SUFFIXES[format][0], model, variables, section, size_px, about)
 
@@ -320,6 +321,15 @@ def interface(section: ConfigDict, format: str, size_px: tuple[int, int] | None)
             "by": "the user" if by_user else "the network",
         },
     }
+
+
+def resize_of(config: ConfigDict) -> str:
+    """What is no part of a file: how its user brings images to the size that the network was trained at."""
+    size_px = config.data.size_px
+    sizes = {"square": f"to {size_px}×{size_px} pixels", "shorter_side": f"to {size_px} pixels on the shorter side"}
+    if config.data.resize == "none":
+        return "not: it was trained on images at their own pixels"
+    return f"images first, {sizes[config.data.resize]}, as in training, and the logits back; the file does neither"
 
 
 def versions(format: str) -> dict[str, str]:
@@ -459,6 +469,7 @@ def print_report(export: Export, output: Path, measured: dict) -> None:
     )
     for line in hints(export, output):
         print(f"use:     {line}")
+    print(f"resize:  {export.about['resize']}")
 
 
 if __name__ == "__main__":

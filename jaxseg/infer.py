@@ -54,6 +54,13 @@ class View:
     def __post_init__(self):
         if self.resize not in RESIZES:
             raise InputError(f"resize={self.resize!r}; expected {' or '.join(RESIZES)}.")
+        if isinstance(self.scales, int | float):
+            object.__setattr__(self, "scales", (float(self.scales),))
+        numbers = {"window_px": self.window_px, "overlap": self.overlap, "batch": self.batch}
+        numbers |= {f"scales[{i}]": scale for i, scale in enumerate(self.scales)}
+        for name, value in numbers.items():
+            if not isinstance(value, int | float):
+                raise InputError(f"{name}={value!r}; expected a number.")
         if self.window_px < 0:
             raise InputError(f"window_px={self.window_px}; expected a side in pixels, or 0 for the image in one piece.")
         if not 0 <= self.overlap < 1:
@@ -75,7 +82,7 @@ class View:
         return f"{size}, {how}{scales}{', and mirrored' if self.flip else ''}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Network:
     """A trained network on all devices. step: of its checkpoint; None for weights of another program."""
 
@@ -87,6 +94,10 @@ class Network:
     data: ConfigDict  # config.data: how its training images were resized
     multiple_px: int  # heights and widths that it takes
     activation: str  # of ACTIVATIONS
+
+    def __repr__(self) -> str:
+        step = "weights of a file" if self.step is None else f"step {self.step}"
+        return f"Network({self.name!r}, {step}, {self.labels.num_classes} classes)"
 
     def predict(self, image: np.ndarray | Image.Image | str | Path, **view) -> np.ndarray:
         """The class of every pixel, uint8 [h, w], at the image's own size: numbers of `labels.names`.
@@ -294,5 +305,7 @@ def given_view(config: ConfigDict, *, resize: str) -> View:
         scales = tuple(float(scale) for scale in values.scales.split(","))
     except ValueError as error:
         raise InputError(f"--scales={values.scales}: expected numbers with commas, such as 0.75,1,1.25.") from error
+    if values["overlap"].present and not values.window_px:
+        raise InputError(f"--overlap={values.overlap} has no effect without --window_px; add it, or drop this.")
     options = {"window_px": values.window_px, "overlap": values.overlap, "scales": scales, "flip": values.flip}
     return View(values.resize or resize, **options, batch=config.eval.batch_size)

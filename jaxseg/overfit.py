@@ -23,6 +23,7 @@ from jaxseg.config import check_devices, peer_sections, validate
 from jaxseg.data import pipeline
 from jaxseg.data.augment import center_crop
 from jaxseg.data.prepare import Prepared, prepare
+from jaxseg.labels import VOID
 from jaxseg.limits import explained
 from jaxseg.metrics import mean_iou
 from jaxseg.scoring import Evaluation
@@ -32,6 +33,7 @@ IMAGES = 4
 GOAL = 0.95  # mean IoU: below it something is not learned; 1 is kept from it by thin things at the image's size
 SECONDS = 60
 MOST_STEPS = 10_000
+FEWEST_PIXELS = 16  # of a class, in all images; a rarer one would weigh as much in the mean as any other
 GROWTH = 1.3  # from one scoring to the next: few of them, and the first soon
 
 
@@ -46,13 +48,19 @@ class FewImages(Prepared):
 
 
 def few(prepared: Prepared, *, crop_px: int) -> FewImages:
-    """The central squares, crop_px wide, of the first IMAGES training images: a random crop of one is itself."""
+    """The central squares, crop_px wide, of the first IMAGES training images: a random crop of one is itself. Classes with
+    fewer than FEWEST_PIXELS are void in them."""
     pipeline.check_crop(prepared, "train", crop_px)
     records, images = prepared.records("train"), []
     for number in range(min(IMAGES, len(records))):
         image, label = center_crop(records[number]["image"], records[number]["label"], crop_px=crop_px)
         images.append(records[number] | {"image": image, "label": label})
-    count = np.bincount(np.concatenate([record["label"].ravel() for record in images]), minlength=256)
+    count = pixels_of_label(images)
+    rare = count < FEWEST_PIXELS
+    images = [
+        record | {"label": np.where(rare[record["label"]], VOID, record["label"]).astype(np.uint8)} for record in images
+    ]
+    count = pixels_of_label(images)
     summary = prepared.summary["train"] | {
         "images": len(images),
         "pixels_of_label": {str(label): int(pixels) for label, pixels in enumerate(count) if pixels},
@@ -60,6 +68,11 @@ def few(prepared: Prepared, *, crop_px: int) -> FewImages:
         "width_px": [crop_px, crop_px],
     }
     return FewImages(prepared.name, prepared.folder, {"train": summary, "val": summary}, tuple(images))
+
+
+def pixels_of_label(records: Sequence[dict]) -> np.ndarray:
+    """int64 [256]"""
+    return np.bincount(np.concatenate([record["label"].ravel() for record in records]), minlength=256)
 
 
 def as_trial(config: ConfigDict) -> ConfigDict:
@@ -120,4 +133,7 @@ def verdict(results: dict, config: ConfigDict, losses: Sequence[float]) -> str:
         if after > 0.7 * before
         else "it falls: the network learns, but slowly here; give it more steps, config.train.max_steps=N"
     )
-    return f"not learned: mean IoU {reached:.3f} of {GOAL} ({took}); {fell}, {hint}"
+    iou = {name: value for name, value in results["peers"][config.peer]["iou"].items() if value is not None}
+    worst = min(iou, key=iou.get) if iou else "no class"
+    least = f"worst: {worst}, {iou.get(worst, 0.0):.3f}"
+    return f"not learned: mean IoU {reached:.3f} of {GOAL} ({least}; {took}); {fell}, {hint}"

@@ -51,11 +51,13 @@ SUFFIXES = (
     ".tiff",
     ".webp",
 )  # of pictures in a folder; others are taken by name
+INDEX = "predictions.json"
 OVERLAY = 0.5  # share of the class colour
 
 
 def find_pictures(arguments: Iterable[str], *, output: Path) -> list[Path]:
-    """The files that images, folders (with all below them) and patterns name, each once; nothing below `output`.
+    """The files that images, folders (with all below them) and patterns name, each once; nothing below `output` or another
+    folder that this command wrote.
 
     Raises InputError for one that names nothing.
     """
@@ -64,6 +66,8 @@ def find_pictures(arguments: Iterable[str], *, output: Path) -> list[Path]:
         path = Path(argument).expanduser()
         if path.is_dir():
             below = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            results = [index.parent for index in path.rglob(INDEX)]  # of earlier predictions: no pictures to predict
+            below = [p for p in below if not any(folder in p.parents for folder in results)]
         elif path.exists():
             below = [path]
         else:
@@ -109,12 +113,12 @@ def read(path: Path) -> np.ndarray | InputError:
 
 
 def predict_all(
-    network: Network, paths: list[Path], output: Path, *, view: View, probabilities: bool
-) -> tuple[dict[str, dict], dict[str, str]]:
-    """Writes the results of all pictures; returns what is in each and, of those that could not be read, why."""
-    names, order = names_of(paths), by_shape(paths, network, view)
-    done, failed, waiting = {}, {}, []
-    with progress_bar(f"predicting {len(paths)} pictures", len(paths)) as advance:
+    network: Network, paths: list[Path], output: Path, done: dict, failed: dict, *, view: View, probabilities: bool
+) -> None:
+    """Writes the results of all pictures, one after the other; notes in `done` what is in each by its path, and in `failed`,
+    of those that cannot be read, why."""
+    names, order, waiting = names_of(paths), by_shape(paths, network, view), []
+    with progress_bar(f"predicting {len(paths)} picture{'s' * (len(paths) != 1)}", len(paths)) as advance:
 
         def readable() -> Iterator[np.ndarray]:
             for number, image in zip(order, ordered_map(read, [paths[n] for n in order]), strict=True):
@@ -133,7 +137,6 @@ def predict_all(
             shares = {name: float(s) for name, s in zip(network.labels.names, share, strict=True) if s}
             done[str(paths[number])] = {"size_px": list(image.shape[1::-1]), "files": files, "share_of_pixels": shares}
             advance(1)
-    return done, failed
 
 
 def write_prediction(
@@ -186,10 +189,13 @@ def main(arguments: list[str]) -> int:
     with explained(config, output, predicting=True):
         (network,) = restored(config, workdir, values.checkpoint, names=[values.peer or config.peer])
         check_window(network, view)
-        done, failed = predict_all(network, paths, output, view=view, probabilities=values.probabilities)
         where = {"workdir": values.workdir, "step": network.step, "peer": network.name, "view": str(view)}
-        write_json(output / "predictions.json", {**where, "pictures": done, "failed": failed, **origin(config)})
-    print(f"{len(done)} of {len(paths)} pictures predicted ({view}); see {output}")
+        done, failed = {}, {}
+        try:
+            predict_all(network, paths, output, done, failed, view=view, probabilities=values.probabilities)
+        finally:  # also of what an interruption left
+            write_json(output / INDEX, {**where, "pictures": done, "failed": failed, **origin(config)})
+    print(f"{len(done)} of {len(paths)} picture{'s' * (len(paths) != 1)} predicted ({view}); see {output}")
     if failed:
         print(f"error: {len(failed)} could not be used; predictions.json names them", file=sys.stderr)
     return EXIT_INPUT if failed else 0

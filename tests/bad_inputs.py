@@ -660,7 +660,22 @@ picture("not named", "no picture was named")(nothing)
 picture("without --output", "--output=DIR is needed", PICTURE, command=PREDICT[:2])(nothing)
 picture("into a file", f"--output={PICTURE}: no folder that can be written", PICTURE, f"--output={PICTURE}")(nothing)
 picture("windows of 17 pixels", "window_px=17: this network takes multiples of 16", PICTURE, "--window_px=17")(nothing)
-picture("windows that overlap wholly", "overlap=1.0; expected a share of the window", PICTURE, "--overlap=1")(nothing)
+picture("overlap without windows", "--overlap=0.3 has no effect without --window_px", PICTURE, "--overlap=0.3")(nothing)
+picture("windows that overlap wholly", "overlap=1.0; expected a share of", PICTURE, "--window_px=16", "--overlap=1")(
+    nothing
+)
+picture(
+    "by another network than the run's",
+    "config.model.features is 4 there, 5 now. Drop that",
+    PICTURE,
+    "--config.model.features=5",
+)(nothing)
+picture(
+    "by a run and weights",
+    "config.model.init_from is '' there, 'weights.npz' now",
+    PICTURE,
+    "--config.model.init_from=weights.npz",
+)(nothing)
 picture("scales with a word", "--scales=1,big: expected numbers with commas", PICTURE, "--scales=1,big")(nothing)
 picture("scale 0", "scales=(0.0,); expected positive numbers", PICTURE, "--scales=0")(nothing)
 picture("resized otherwise", "resize='small'; expected run or none", PICTURE, "--resize=small")(nothing)
@@ -681,6 +696,14 @@ picture(
     "config.model.init_from is needed: the weights to use",
     PICTURE,
     command=[PREDICT[0], CAMVID, "--output=new"],
+)(nothing)
+
+
+in_run(
+    "scored into a file without suffix",
+    "--output=new/scores: expected a file ending in .json",
+    "--output=new/scores",
+    command=SCORE,
 )(nothing)
 
 

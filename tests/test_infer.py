@@ -199,6 +199,8 @@ def test_peers_are_chosen_by_name(tiny_mutual, tmp_path):
         ({"scales": (1.0, 0.0)}, r"scales=\(1.0, 0.0\); expected positive numbers"),
         ({"scales": ()}, r"scales=\(\); expected positive numbers"),
         ({"batch": 0}, r"batch=0; expected at least 1"),
+        ({"window_px": "64"}, r"window_px='64'; expected a number"),
+        ({"scales": "1,2"}, r"scales\[0\]='1'; expected a number"),
     ],
 )
 def test_views_that_cannot_be_are_refused(network, view, message):
@@ -219,6 +221,13 @@ def test_views_that_cannot_be_are_refused(network, view, message):
 def test_what_is_no_image_is_refused(image, message):
     with pytest.raises(InputError, match=message):
         infer.to_pixels(image)
+
+
+def test_networks_show_themselves_in_a_line(network):
+    assert repr(network) == "Network('unet', step 0, 11 classes)"
+    image = picture(36, 36)
+    assert (network.predict(image, scales=1.5) == network.predict(image, scales=(1.5,))).all()
+    assert jaxseg.InputError is InputError
 
 
 def test_what_is_no_run_is_refused(tmp_path, tiny_run):

@@ -26,6 +26,19 @@ def test_the_images_are_the_central_squares_of_the_first(tiny):
         overfit.few(prepared, crop_px=48)
 
 
+def test_rare_classes_are_void_in_a_trial(tiny, monkeypatch):
+    prepared = prepare(tiny.data)
+    monkeypatch.setattr(overfit, "FEWEST_PIXELS", 300)
+    records = prepared.records("train")
+    crops = [records[number]["label"][2:34, 2:34] for number in range(4)]
+    before = np.bincount(np.concatenate([crop.ravel() for crop in crops]), minlength=256)
+    after = overfit.few(prepared, crop_px=32).summary["train"]["pixels_of_label"]
+    assert (before[:11] < 300).any()
+    for label in range(11):
+        assert after.get(str(label), 0) == (before[label] if before[label] >= 300 else 0)
+    assert sum(after.values()) == 4 * 32 * 32
+
+
 def test_scorings_become_rare(tiny):
     tiny.train.max_steps = 30
     assert sorted(overfit.growing(tiny)) == [1, 2, 3, 4, 6, 8, 11, 15, 20, 26, 30]
@@ -64,8 +77,9 @@ def test_what_learns_nothing_is_told_and_a_trial_begins_anew(camvid_dir, tmp_pat
 
 
 def test_the_verdict_tells_slow_from_stuck():
+    scores = {"mean_iou": 0.5, "iou": {"road": 0.9, "pole": 0.1, "sky": None}}
     results = {
-        "peers": {"unet": {"mean_iou": 0.5}},
+        "peers": {"unet": scores},
         "step": 70,
         "training_s": 61.0,
         "learned": False,
@@ -73,6 +87,7 @@ def test_the_verdict_tells_slow_from_stuck():
     }
     falling = overfit.verdict(results, default(), [2.0] + [1.0] * 20)
     assert "the loss went from 2 to 1, it falls" in falling
+    assert "(worst: pole, 0.100; 70 steps, 61 s after the first)" in falling
     stuck = overfit.verdict(results, default(), [2.0] + [1.9] * 20)
     assert "try config.optim.learning_rate=0.01 or 0.0001 (now 0.001)" in stuck
 

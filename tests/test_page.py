@@ -316,6 +316,26 @@ def test_what_cannot_be_compared(first, tmp_path):
         page(first, first)
 
 
+def test_runs_scored_otherwise_are_shown_without_a_best_one(first, second):
+    file = (
+        second / "evaluation-100.json" if (second / "evaluation-100.json").exists() else next(second.glob("eval*.json"))
+    )
+    content = json.loads(file.read_text())
+    for change in ({"protocol": "Windows."}, {"data": content["data"] | {"fingerprint": "beef"}}):
+        file.write_text(json.dumps(content | change))
+        text = page(first, second)
+        assert "other ways: their numbers cannot be compared" in text
+        assert table_rows(text, "Scores")[1] == ["mean IoU", "0.500", "0.550"]
+    file.write_text(json.dumps(content))
+    assert "cannot be compared" not in page(first, second)
+
+
+def test_a_folder_of_runs_is_no_run(first):
+    (first / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"no run, but a folder of runs: first. Name those to be shown"):
+        page(first.parent)
+
+
 def command(*arguments, cwd):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "jaxseg.report", *map(str, arguments)]

@@ -58,6 +58,9 @@ def test_folders_patterns_and_files_are_found_once(pictures, tmp_path):
     # results of an earlier run in a folder below are no pictures
     found = find_pictures([str(folder)], output=folder / "sub")
     assert [str(p.relative_to(folder)) for p in found] == everything[:3]
+    (folder / "sub/predictions.json").write_text("{}")
+    found = find_pictures([str(folder)], output=tmp_path / "out")
+    assert [str(p.relative_to(folder)) for p in found] == everything[:3]
     assert [p.name for p in find_pictures([str(folder / "notes.txt")], output=tmp_path / "out")] == ["notes.txt"]
 
 
@@ -92,7 +95,8 @@ def test_every_picture_gets_its_files_and_a_broken_one_is_told(network, pictures
     folder, images = pictures
     paths = find_pictures([str(folder)], output=tmp_path / "out")
     view = View(flip=True, batch=4)
-    done, failed = predict_all(network, paths, tmp_path / "out", view=view, probabilities=True)
+    done, failed = {}, {}
+    predict_all(network, paths, tmp_path / "out", done, failed, view=view, probabilities=True)
     assert set(done) == {str(folder / name) for name in images}
     assert list(failed) == [str(folder / "broken.png")]
     assert "broken.png: not a complete image" in capsys.readouterr().err

@@ -118,7 +118,7 @@ def tutorial(tmp_path_factory):
 
 def test_the_tutorial_leaves_what_it_says(tutorial):
     assert json.loads((tutorial / "runs/demo/results.json").read_text())["step"] == 2
-    scores = json.loads((tutorial / "runs/demo/evaluation-2.json").read_text())
+    scores = json.loads((tutorial / "runs/demo/evaluation-2-full_resolution.json").read_text())
     assert scores["protocol"].startswith("raw labels")
     assert len(scores["images"]) == 2  # a sixth of 12 scenes
     assert "</html>" in (tutorial / "runs/demo/report.html").read_text()

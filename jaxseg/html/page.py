@@ -22,6 +22,7 @@ SCORES = {
     "frequency_weighted_iou": "frequency-weighted IoU",
     "boundary_iou": "boundary IoU",
 }
+NOT_COMPARABLE = "These runs were scored on other images or in other ways: their numbers cannot be compared."
 ABSENT = '<div class="bar absent">absent</div>'
 PER_CLASS = {"iou": "IoU", "accuracy": "accuracy", "boundary": "boundary IoU"}
 
@@ -60,9 +61,13 @@ def legend(runs: list[Run]) -> str:
             f'<article class="run"><h2>{key(index)}{escape(run.name)}</h2>\n<p>{" · ".join(what)}</p>\n'
             f"<p>{escape(text)}</p>\n{provenance(run)}</article>"
         )
-    prints = {run.result["data"]["fingerprint"] for run in runs}
-    note = "" if len(prints) == 1 else '<p class="note">The runs were scored on data with different fingerprints.</p>'
+    note = "" if comparable(runs) else f'<p class="note"><strong>{NOT_COMPARABLE}</strong></p>'
     return f'<div class="runs">\n{"".join(parts)}\n</div>\n{note}'
+
+
+def comparable(runs: list[Run]) -> bool:
+    """Whether all were scored on the same images in the same way."""
+    return len({(run.result["data"]["fingerprint"], run.result.get("protocol")) for run in runs}) == 1
 
 
 def provenance(run: Run) -> str:
@@ -80,10 +85,10 @@ def provenance(run: Run) -> str:
     return f"<details><summary>Where it comes from</summary><dl>{rows}</dl></details>"
 
 
-def in_bold(numbers: list[float | None]) -> list[str]:
-    """As text, the highest of several in bold."""
+def in_bold(numbers: list[float | None], *, compared: bool) -> list[str]:
+    """As text, the highest of several in bold where they may be compared."""
     known = [number for number in numbers if number is not None]
-    top = max(known) if len(known) > 1 else None
+    top = max(known) if compared and len(known) > 1 else None
     return [f"<strong>{value(n)}</strong>" if n is not None and n == top else value(n) for n in numbers]
 
 
@@ -94,12 +99,14 @@ def headings(runs: list[Run]) -> list[str]:
 def scores_table(runs: list[Run]) -> str:
     """A column per run; rows that no run has are left out."""
     rows = {title: [run.scores.get(metric) for run in runs] for metric, title in SCORES.items()}
-    lines = [[title, *in_bold(numbers)] for title, numbers in rows.items() if any(n is not None for n in numbers)]
-    scored = {f"{sum(map(sum, run.scores['confusion'])):,}" for run in runs}
-    return (
-        table(["", *headings(runs)], lines, label="Scores")
-        + f'\n<p class="note">{" / ".join(sorted(scored))} pixels.</p>'
-    )
+    compared = comparable(runs)
+    lines = [
+        [title, *in_bold(numbers, compared=compared)]
+        for title, numbers in rows.items()
+        if any(n is not None for n in numbers)
+    ]
+    scored = dict.fromkeys(f"{sum(map(sum, run.scores['confusion'])):,}" for run in runs)
+    return table(["", *headings(runs)], lines, label="Scores") + f'\n<p class="note">{" / ".join(scored)} pixels.</p>'
 
 
 def changed_settings(runs: list[Run]) -> str:
@@ -185,7 +192,8 @@ def class_numbers(runs: list[Run]) -> str:
     head = ["class", *(f"{name}<br>{title}" for title in kinds.values() for name in headings(runs))]
     rows = []
     for name in runs[0].labels.names:
-        columns = [in_bold([run.scores.get(kind, {}).get(name) for run in runs]) for kind in kinds]
+        numbers = [[run.scores.get(kind, {}).get(name) for run in runs] for kind in kinds]
+        columns = [in_bold(of_kind, compared=comparable(runs)) for of_kind in numbers]
         rows.append([escape(name), *(cell for of_kind in columns for cell in of_kind)])
     return f"<details><summary>All numbers</summary>\n{table(head, rows, label='Scores per class')}\n</details>"
 

@@ -98,6 +98,9 @@ def newest_scores(folder: Path) -> Path:
     if found:
         return max(found, key=found.get)
     if not (folder / "results.json").exists():
+        inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        if inside and not (folder / "config.json").exists():
+            raise InputError(f"{folder}: no run, but a folder of runs: {', '.join(inside)}. Name those to be shown.")
         raise InputError(
             f"{folder}: holds neither evaluation-STEP.json nor results.json, so there are no scores to show; make them by"
             f" `python -m jaxseg.evaluate --workdir={folder}`."

@@ -14,7 +14,7 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -113,30 +113,52 @@ def read(path: Path) -> np.ndarray | InputError:
 
 
 def predict_all(
-    network: Network, paths: list[Path], output: Path, done: dict, failed: dict, *, view: View, probabilities: bool
+    network: Network, paths: list[Path], output: Path, about: dict, *, view: View, probabilities: bool
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """Writes the results of all pictures, and INDEX, which holds `about` too; also of what an interruption left.
+
+    Returns what was written of each by its path, and, of those that cannot be read, why.
+    """
+    done, failed = {}, {}
+    try:
+        with progress_bar(f"predicting {len(paths)} picture{'s' * (len(paths) != 1)}", len(paths)) as advance:
+            predict_each(network, paths, output, done, failed, advance, view=view, probabilities=probabilities)
+    finally:
+        write_json(output / INDEX, about | {"pictures": done, "failed": failed})
+    return done, failed
+
+
+def predict_each(
+    network: Network,
+    paths: list[Path],
+    output: Path,
+    done: dict,
+    failed: dict,
+    advance: Callable[[int], None],
+    *,
+    view: View,
+    probabilities: bool,
 ) -> None:
-    """Writes the results of all pictures, one after the other; notes in `done` what is in each by its path, and in `failed`,
-    of those that cannot be read, why."""
+    """One picture after the other, into `done` or `failed`."""
     names, order, waiting = names_of(paths), by_shape(paths, network, view), []
-    with progress_bar(f"predicting {len(paths)} picture{'s' * (len(paths) != 1)}", len(paths)) as advance:
 
-        def readable() -> Iterator[np.ndarray]:
-            for number, image in zip(order, ordered_map(read, [paths[n] for n in order]), strict=True):
-                if isinstance(image, InputError):
-                    failed[str(paths[number])] = str(image)
-                    print(f"error: {image}", file=sys.stderr)
-                    advance(1)
-                else:
-                    waiting.append((number, image))
-                    yield image
+    def readable() -> Iterator[np.ndarray]:
+        for number, image in zip(order, ordered_map(read, [paths[n] for n in order]), strict=True):
+            if isinstance(image, InputError):
+                failed[str(paths[number])] = str(image)
+                print(f"error: {image}", file=sys.stderr)
+                advance(1)
+            else:
+                waiting.append((number, image))
+                yield image
 
-        for scores in scored(network, readable(), view=view, probabilities=probabilities):
-            number, image = waiting.pop(0)
-            files = write_prediction(output, names[number], image, scores, network.labels, probabilities=probabilities)
-            share = np.bincount(label_map(scores).ravel(), minlength=network.labels.num_classes) / image[..., 0].size
-            shares = {name: float(s) for name, s in zip(network.labels.names, share, strict=True) if s}
-            done[str(paths[number])] = {"size_px": list(image.shape[1::-1]), "files": files, "share_of_pixels": shares}
-            advance(1)
+    for scores in scored(network, readable(), view=view, probabilities=probabilities):
+        number, image = waiting.pop(0)
+        files = write_prediction(output, names[number], image, scores, network.labels, probabilities=probabilities)
+        share = np.bincount(label_map(scores).ravel(), minlength=network.labels.num_classes) / image[..., 0].size
+        shares = {name: float(s) for name, s in zip(network.labels.names, share, strict=True) if s}
+        done[str(paths[number])] = {"size_px": list(image.shape[1::-1]), "files": files, "share_of_pixels": shares}
+        advance(1)
 
 
 def write_prediction(
@@ -189,12 +211,9 @@ def main(arguments: list[str]) -> int:
     with explained(config, output, predicting=True):
         (network,) = restored(config, workdir, values.checkpoint, names=[values.peer or config.peer])
         check_window(network, view)
-        where = {"workdir": values.workdir, "step": network.step, "peer": network.name, "view": str(view)}
-        done, failed = {}, {}
-        try:
-            predict_all(network, paths, output, done, failed, view=view, probabilities=values.probabilities)
-        finally:  # also of what an interruption left
-            write_json(output / INDEX, {**where, "pictures": done, "failed": failed, **origin(config)})
+        about = {"workdir": values.workdir, "step": network.step, "peer": network.name, "view": str(view)}
+        about |= origin(config)
+        done, failed = predict_all(network, paths, output, about, view=view, probabilities=values.probabilities)
     print(f"{len(done)} of {len(paths)} picture{'s' * (len(paths) != 1)} predicted ({view}); see {output}")
     if failed:
         print(f"error: {len(failed)} could not be used; predictions.json names them", file=sys.stderr)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import jaxseg
+from jaxseg import predict
 from jaxseg.config import InputError
 from jaxseg.infer import View
 from jaxseg.labels import LABELS
@@ -95,8 +96,8 @@ def test_every_picture_gets_its_files_and_a_broken_one_is_told(network, pictures
     folder, images = pictures
     paths = find_pictures([str(folder)], output=tmp_path / "out")
     view = View(flip=True, batch=4)
-    done, failed = {}, {}
-    predict_all(network, paths, tmp_path / "out", done, failed, view=view, probabilities=True)
+    (tmp_path / "out").mkdir()
+    done, failed = predict_all(network, paths, tmp_path / "out", {"step": 0}, view=view, probabilities=True)
     assert set(done) == {str(folder / name) for name in images}
     assert list(failed) == [str(folder / "broken.png")]
     assert "broken.png: not a complete image" in capsys.readouterr().err
@@ -117,6 +118,27 @@ def test_every_picture_gets_its_files_and_a_broken_one_is_told(network, pictures
         assert sum(entry["share_of_pixels"].values()) == pytest.approx(1)
         assert entry["files"] == [f"masks/{stem}.png", f"overlays/{stem}.jpg", f"probabilities/{stem}.npy"]
     assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_what_an_interruption_leaves_is_whole_and_listed(network, pictures, tmp_path, monkeypatch):
+    folder, images = pictures
+    write, written = predict.write_prediction, []
+
+    def interrupted(*arguments, **options):
+        if written:
+            raise KeyboardInterrupt
+        written.append(write(*arguments, **options))
+        return written[-1]
+
+    monkeypatch.setattr(predict, "write_prediction", interrupted)
+    paths = [folder / name for name in images]
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        predict_all(network, paths, tmp_path / "out", {"step": 0}, view=View(), probabilities=False)
+    said = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert [entry["files"] for entry in said["pictures"].values()] == written
+    files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
+    assert files == sorted([*written[0], "predictions.json"])
 
 
 def test_cityscapes_gets_the_ids_of_its_evaluation_server(tmp_path):

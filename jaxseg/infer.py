@@ -240,14 +240,15 @@ def by_windows(network: Network, images: list[np.ndarray], view: View) -> Iterat
     for image in images:
         padded = pad(image, *(max(length, side) for length in image.shape[:2]))
         tops, lefts = (window_starts(length, side, view.overlap) for length in padded.shape[:2])
-        places = list(itertools.product(tops, lefts))
-        windows = [padded[top : top + side, left : left + side] for top, left in places]
+        places = itertools.product(tops, lefts)
         total, weights = np.float32(0), np.zeros((*padded.shape[:2], 1), np.float32)
-        for (top, left), logits in zip(places, run(network, windows, batch=view.batch), strict=True):
-            if not np.ndim(total):
-                total = np.zeros((*padded.shape[:2], logits.shape[-1]), np.float32)
-            total[top : top + side, left : left + side] += weight * logits
-            weights[top : top + side, left : left + side] += weight
+        while some := list(itertools.islice(places, on_devices(view.batch))):
+            windows = [padded[top : top + side, left : left + side] for top, left in some]
+            for (top, left), logits in zip(some, run(network, windows, batch=view.batch), strict=True):
+                if not np.ndim(total):
+                    total = np.zeros((*padded.shape[:2], logits.shape[-1]), np.float32)
+                total[top : top + side, left : left + side] += weight * logits
+                weights[top : top + side, left : left + side] += weight
         yield (total / weights)[: image.shape[0], : image.shape[1]]
 
 

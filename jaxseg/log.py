@@ -21,12 +21,10 @@ from jaxseg import hosts, parallel
 from jaxseg.cli import NonFiniteError
 from jaxseg.config import InputError, is_frozen, peer_sections
 from jaxseg.data import pipeline
-from jaxseg.data.prepare import Prepared
+from jaxseg.data.prepare import STATUS_EVERY_S, Prepared
 from jaxseg.optim import make_schedule
 from jaxseg.results import scores
 from jaxseg.scoring import Evaluation
-
-STATUS_EVERY_S = 15  # between status lines where there is no terminal to draw a bar on
 
 
 @dataclasses.dataclass

@@ -42,15 +42,8 @@ from jaxseg.labels import LABELS, Labels
 from jaxseg.limits import explained
 from jaxseg.results import origin, write_json
 
-SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".webp",
-)  # of pictures in a folder; others are taken by name
+# Of pictures in a folder; other files are taken where they are named.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 INDEX = "predictions.json"
 OVERLAY = 0.5  # share of the class colour
 
@@ -78,7 +71,7 @@ def find_pictures(arguments: Iterable[str], *, output: Path) -> list[Path]:
             raise InputError(f"{argument}: {what}; expected images, folders of them, or a pattern in quotes.")
         found += below
     if not found:
-        raise InputError(f"no picture was named.\n{__doc__}")
+        raise InputError("no picture was named; --help tells how.")
     return list({path.resolve(): path for path in found}.values())
 
 
@@ -154,18 +147,19 @@ def predict_each(
 
     for scores in scored(network, readable(), view=view, probabilities=probabilities):
         number, image = waiting.pop(0)
-        files = write_prediction(output, names[number], image, scores, network.labels, probabilities=probabilities)
-        share = np.bincount(label_map(scores).ravel(), minlength=network.labels.num_classes) / image[..., 0].size
-        shares = {name: float(s) for name, s in zip(network.labels.names, share, strict=True) if s}
-        done[str(paths[number])] = {"size_px": list(image.shape[1::-1]), "files": files, "share_of_pixels": shares}
+        done[str(paths[number])] = write_prediction(
+            output, names[number], image, scores, network.labels, probabilities=probabilities
+        )
         advance(1)
 
 
 def write_prediction(
     output: Path, name: Path, image: np.ndarray, scores: np.ndarray, labels: Labels, *, probabilities: bool
-) -> list[str]:
-    """The files of one picture; their paths below `output`."""
+) -> dict:
+    """Writes the files of one picture; returns its size, their paths below `output`, and the classes' shares."""
     label = label_map(scores)
+    share = np.bincount(label.ravel(), minlength=labels.num_classes) / label.size
+    shares = {name: float(s) for name, s in zip(labels.names, share, strict=True) if s}
     mask = Image.fromarray(label)
     mask.putpalette(labels.palette.tobytes())
     overlay = (1 - OVERLAY) * image + OVERLAY * labels.palette[label]
@@ -180,7 +174,7 @@ def write_prediction(
         writers[f"probabilities/{name}.npy"] = lambda file, format: np.save(file, scores.astype(np.float16))
     for place, save in writers.items():
         write(output / place, save)
-    return list(writers)
+    return {"size_px": list(image.shape[1::-1]), "files": list(writers), "share_of_pixels": shares}
 
 
 def write(path: Path, save) -> None:
@@ -203,7 +197,7 @@ def define_flags() -> None:
 def main(arguments: list[str]) -> int:
     values, config = flags.FLAGS, flags.FLAGS.config
     if values.output is None:
-        raise InputError(f"--output=DIR is needed.\n{__doc__}")
+        raise InputError("--output=DIR is needed: the folder for the results.")
     output, view = Path(values.output).expanduser(), given_view(config, resize="run")
     paths = find_pictures(arguments, output=output)
     make_folder(output)

@@ -33,7 +33,7 @@ class Tally:
         """One image: uint8 [h, w, 3], its label and what each peer predicts, uint8 [h, w]."""
         classes = self.labels.num_classes
         for name, prediction in predictions.items():
-            valid = label < classes
+            valid = label < classes  # counted by NumPy: `metrics.confusion_matrix` would compile for every image size
             cells = label[valid].astype(np.int64) * classes + prediction[valid]
             self.confusion[name].append(np.bincount(cells, minlength=classes**2).reshape(classes, classes))
             self.boundary[name] += metrics.boundary_counts(prediction, label, classes)

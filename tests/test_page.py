@@ -105,7 +105,7 @@ def test_scores_side_by_side(first, second):
     assert table_rows(text, "Scores") == [
         ["", "Model A", "second"],
         ["mean IoU", "0.500", "<strong>0.550</strong>"],
-        ["pixel accuracy", "<strong>0.800</strong>", "0.700"],
+        ["accuracy", "<strong>0.800</strong>", "0.700"],
         ["mean accuracy", "–", "0.600"],  # one alone is not the best of anything
         ["boundary IoU", "–", "0.125"],  # and no row for what neither has
     ]
@@ -204,7 +204,7 @@ def test_without_evaluation_or_logs(tmp_path):
     shutil.copytree(ROOT / "results" / "demo", folder)
     text = page(folder)
     check_document(text)
-    assert [row[0] for row in table_rows(text, "Scores")] == ["", "mean IoU", "pixel accuracy"]
+    assert [row[0] for row in table_rows(text, "Scores")] == ["", "mean IoU", "accuracy"]
     assert f"<code>python -m jaxseg.evaluate --workdir={folder}</code>" in text
     assert "no curves" in text
 

@@ -136,9 +136,9 @@ def test_what_an_interruption_leaves_is_whole_and_listed(network, pictures, tmp_
     with pytest.raises(KeyboardInterrupt):
         predict_all(network, paths, tmp_path / "out", {"step": 0}, view=View(), probabilities=False)
     said = json.loads((tmp_path / "out/predictions.json").read_text())
-    assert [entry["files"] for entry in said["pictures"].values()] == written
+    assert list(said["pictures"].values()) == written
     files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
-    assert files == sorted([*written[0], "predictions.json"])
+    assert files == sorted([*written[0]["files"], "predictions.json"])
 
 
 def test_cityscapes_gets_the_ids_of_its_evaluation_server(tmp_path):
@@ -146,8 +146,12 @@ def test_cityscapes_gets_the_ids_of_its_evaluation_server(tmp_path):
     label = np.array([[0, 2], [13, 18]])  # road, building, car, bicycle
     scores = np.eye(19, dtype=np.float32)[label]
     image = np.full((2, 2, 3), 200, np.uint8)
-    files = write_prediction(tmp_path, Path("x"), image, scores, labels, probabilities=False)
-    assert files == ["masks/x.png", "overlays/x.jpg", "label_ids/x.png"]
+    entry = write_prediction(tmp_path, Path("x"), image, scores, labels, probabilities=False)
+    assert entry == {
+        "size_px": [2, 2],
+        "files": ["masks/x.png", "overlays/x.jpg", "label_ids/x.png"],
+        "share_of_pixels": {"road": 0.25, "building": 0.25, "car": 0.25, "bicycle": 0.25},
+    }
     with Image.open(tmp_path / "label_ids/x.png") as ids:
         assert ids.mode == "L"
         assert np.array(ids).tolist() == [[7, 11], [26, 33]]  # cityscapesScripts, helpers/labels.py

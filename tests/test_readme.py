@@ -51,6 +51,24 @@ def test_modules_exist(module):
     assert importlib.util.find_spec(module)
 
 
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [
+        ("main", "mode"),
+        ("evaluate", "full_resolution"),
+        ("predict", "window_px"),
+        ("export", "format"),
+        ("report", "html"),
+    ],
+)
+def test_every_command_explains_itself_without_a_run(module, flag):
+    ended = subprocess.run([sys.executable, "-m", f"jaxseg.{module}", "--help"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert f"python -m jaxseg.{module}" in ended.stdout
+    assert re.search(rf"^--{flag}: .+", ended.stdout, re.M)
+    assert "--alsologtostderr" not in ended.stdout  # of libraries
+
+
 def test_no_placeholder_is_left():
     assert "@@" not in TEXT
 

@@ -14,14 +14,8 @@ from jaxseg.html.document import RUN_COLOURS, document, key, scroll, swatch, tab
 from jaxseg.html.examples import gallery_section
 from jaxseg.html.gallery import Gallery
 from jaxseg.html.runs import Run, series, settings
+from jaxseg.show import MEANS
 
-SCORES = {
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "frequency_weighted_iou": "frequency-weighted IoU",
-    "boundary_iou": "boundary IoU",
-}
 NOT_COMPARABLE = "These runs were scored on other images or in other ways: their numbers cannot be compared."
 ABSENT = '<div class="bar absent">absent</div>'
 PER_CLASS = {"iou": "IoU", "accuracy": "accuracy", "boundary": "boundary IoU"}
@@ -98,7 +92,7 @@ def headings(runs: list[Run]) -> list[str]:
 
 def scores_table(runs: list[Run]) -> str:
     """A column per run; rows that no run has are left out."""
-    rows = {title: [run.scores.get(metric) for run in runs] for metric, title in SCORES.items()}
+    rows = {title: [run.scores.get(metric) for run in runs] for metric, title in MEANS.items()}
     compared = comparable(runs)
     lines = [
         [title, *in_bold(numbers, compared=compared)]

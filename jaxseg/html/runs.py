@@ -9,8 +9,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from jaxseg.compare import read_json
-from jaxseg.config import InputError
+from jaxseg.config import InputError, all_fields, field
 from jaxseg.labels import LABELS, Labels
 
 
@@ -155,9 +157,5 @@ def series(lines: list[dict], key: str) -> list[tuple[float, float]]:
 
 def settings(run: Run) -> dict[str, str]:
     """Every setting of a run, as `config.field` -> value."""
-
-    def flat(section: dict, prefix: str):
-        for key, value in section.items():
-            yield from flat(value, f"{prefix}.{key}") if isinstance(value, dict) else [(f"{prefix}.{key}", str(value))]
-
-    return dict(flat(run.result.get("config", {}), "config"))
+    config = ConfigDict(run.result.get("config", {}))
+    return {f"config.{path}": str(field(config, path)) for path in all_fields(config)}

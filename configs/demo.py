@@ -7,7 +7,7 @@ Variant:   configs/demo.py:rmi adds the RMI loss; four minutes, mean IoU 0.682, 
            configs/demo.py:mutual trains a smaller U-Net and a small DeepLabV3 together, a minute of training, a minute and a
            half in all; mean IoU of the student 0.40 to 0.42 over three seeds, alone 0.40 to 0.49 (results/demo_mutual).
 Expected:  mean IoU 0.679, accuracy 0.941 (results/demo). By colour alone 0.263 and 0.599, by the most frequent class
-           0.039 and 0.355 (scripts/colour_baseline.py).
+           0.039 and 0.355 (scripts/figures/color_baseline.py).
 """
 
 from jaxseg.config import check_variant, default, use_mutual_learning, use_rmi

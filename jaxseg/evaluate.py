@@ -21,19 +21,21 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from jaxseg import cli, parallel, show
+from jaxseg import cli
 from jaxseg.config import InputError, check_devices, peer_sections, validate
 from jaxseg.data import pipeline
-from jaxseg.data.builders import ordered_map
 from jaxseg.data.prepare import Prepared, prepare, progress_bar, raw_source
-from jaxseg.data.raw import read_sample
-from jaxseg.infer import Network, View, define_view, given_view, label_map, restored, scored
-from jaxseg.limits import explained
-from jaxseg.peers import restored_peers
-from jaxseg.results import make_parent, provenance, write_json
-from jaxseg.scoring import as_bytes, check_counted, evaluated_batches
-from jaxseg.step import Peers
-from jaxseg.tally import Tally, worst
+from jaxseg.data.records import ordered_map
+from jaxseg.data.sources import read_sample
+from jaxseg.inference.per_image import Tally, worst
+from jaxseg.inference.predictor import Network, View, define_view, given_view, label_map, restored, scored
+from jaxseg.provenance import make_parent, provenance, write_json
+from jaxseg.reporting import terminal
+from jaxseg.training import parallel
+from jaxseg.training.failures import explained
+from jaxseg.training.peers import restored_peers
+from jaxseg.training.step import Peers
+from jaxseg.training.validation import as_bytes, check_counted, evaluated_batches
 
 WORST = 5  # images that the command names
 
@@ -192,7 +194,7 @@ def main() -> None:
             finish(output, results, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    show.print_results(results)
+    terminal.print_results(results)
     for image_id, iou in worst(results, WORST):
         print(f"worst: {image_id}, mean IoU {iou:.4f}")
     print(f"written: {output}, {output.with_suffix('')}")

@@ -35,7 +35,6 @@ from jaxseg import __version__, cli
 from jaxseg.cli import ResourceError
 from jaxseg.config import InputError, peer_sections, section_path, validate
 from jaxseg.labels import LABELS
-from jaxseg.limits import is_full_disk
 from jaxseg.models import NORMALIZE, SIZE_MULTIPLE_PX, make_model
 from jaxseg.models.torch_weights import (
     deeplabv3_from_torch,
@@ -47,8 +46,9 @@ from jaxseg.models.torch_weights import (
     unet_to_torch,
     write_state_dict,
 )
-from jaxseg.peers import restored_peers
-from jaxseg.results import command, commit, make_parent, write_json
+from jaxseg.provenance import command, commit, make_parent, write_json
+from jaxseg.training.failures import is_full_disk
+from jaxseg.training.peers import restored_peers
 
 Predict = Callable[[np.ndarray], np.ndarray]  # image -> logits
 
@@ -66,7 +66,7 @@ PACKAGES = {
 }
 PLATFORMS = ("cpu", "cuda", "tpu")  # all of them in one StableHLO file
 # Largest difference of logits over their standard deviation, above what rounding was measured to do to the deepest network,
-# DeepLabV3 of ResNet-50. In float32: four times the 5e-4 that it is from itself in float64 (scripts/check_exports.py):
+# DeepLabV3 of ResNet-50. In float32: four times the 5e-4 that it is from itself in float64 (scripts/checks/exports.py):
 # fifty layers hand on and amplify what 2^-24 began. In bfloat16: three times the 7e-2 between its programs for one size
 # and for all sizes, which XLA fuses otherwise and so rounds elsewhere. That is coarse: it is 3 from itself in float32.
 TOLERANCE = {"float32": 2e-3, "bfloat16": 0.2}

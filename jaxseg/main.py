@@ -5,7 +5,7 @@
                           [--distributed [--coordinator=HOST:PORT --processes=N --process=I]]
 
 The same command again goes on where it stopped. On several hosts, every one runs it with --distributed. --mode=overfit
-tries whether four images can be learned (jaxseg/overfit.py), --mode=profile times steps (jaxseg/profiling.py).
+tries whether four images can be learned (jaxseg/training/overfit.py), --mode=profile times steps (jaxseg/training/profiling.py).
 """
 
 import json
@@ -13,11 +13,13 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxseg import cli, hosts, show
+from jaxseg import cli
 from jaxseg.config import InputError, validate
-from jaxseg.overfit import overfit, verdict
-from jaxseg.profiling import profile, show_profile
-from jaxseg.train import train_and_evaluate
+from jaxseg.reporting import terminal
+from jaxseg.training import distributed
+from jaxseg.training.loop import train_and_evaluate
+from jaxseg.training.overfit import overfit, verdict
+from jaxseg.training.profiling import profile, show_profile
 
 EXIT_NOT_LEARNED = 1
 
@@ -42,9 +44,9 @@ def main() -> int | None:
     if flags.FLAGS.mode != "train":
         return try_out(config, workdir, flags.FLAGS.mode)
     results = train_and_evaluate(config, workdir)
-    if not hosts.is_first():
+    if not distributed.is_first():
         return
-    show.print_results(results)
+    terminal.print_results(results)
     print(f"figure:  {workdir / 'predictions.png'}")
     print(f"results: {workdir / 'results.json'}")
     print(next_step(config, workdir))
@@ -60,7 +62,7 @@ def try_out(config, workdir: Path, mode: str) -> int:
         print(f"summary: {workdir / 'profile.json'}")
         return 0
     results = overfit(config, workdir)
-    show.print_results(results)
+    terminal.print_results(results)
     lines = (workdir / "trial/train.jsonl").read_text().splitlines()
     print(f"figure:  {workdir / 'trial/predictions.png'}")
     print(verdict(results, config, [json.loads(line)[f"{config.peer}/loss"] for line in lines]))
@@ -72,7 +74,7 @@ def join_others() -> None:
     place = {name: flags.FLAGS[name].value for name in ("coordinator", "processes", "process")}
     given = [f"--{name}={value}" for name, value in place.items() if value is not None]
     if flags.FLAGS.distributed:
-        hosts.join(**place)
+        distributed.join(**place)
     elif given:
         raise InputError(f"{' '.join(given)} without --distributed; add it, or drop {'them' if given[1:] else 'it'}.")
 

@@ -24,9 +24,9 @@ from PIL import Image
 from jaxseg import cli
 from jaxseg.cli import EXIT_INPUT
 from jaxseg.config import InputError
-from jaxseg.data.builders import ordered_map
 from jaxseg.data.prepare import progress_bar
-from jaxseg.infer import (
+from jaxseg.data.records import ordered_map
+from jaxseg.inference.predictor import (
     Network,
     View,
     check_window,
@@ -39,8 +39,8 @@ from jaxseg.infer import (
     to_pixels,
 )
 from jaxseg.labels import LABELS, Labels
-from jaxseg.limits import explained
-from jaxseg.results import origin, write_json
+from jaxseg.provenance import origin, write_json
+from jaxseg.training.failures import explained
 
 # Of pictures in a folder; other files are taken where they are named.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")

@@ -22,7 +22,8 @@ from pathlib import Path
 from absl import flags
 
 from jaxseg import cli
-from jaxseg.compare import (
+from jaxseg.config import InputError
+from jaxseg.reporting.comparison import (
     DATASETS,
     METRICS,
     MODELS,
@@ -38,12 +39,11 @@ from jaxseg.compare import (
     score,
     summarise,
 )
-from jaxseg.config import InputError
-from jaxseg.html.document import report_page
-from jaxseg.html.gallery import load_gallery
-from jaxseg.html.page import runs_page
-from jaxseg.html.runs import load_runs
-from jaxseg.plots import draw, kinds
+from jaxseg.reporting.figures import draw, kinds
+from jaxseg.reporting.html.document import report_page
+from jaxseg.reporting.html.gallery import load_gallery
+from jaxseg.reporting.html.page import runs_page
+from jaxseg.reporting.html.runs import load_runs
 
 # RECPAD 2024, Table 1: (IoU, Acc) of Models 1, 2, 3.
 PAPER = {

@@ -19,12 +19,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import checkpoint
 from jaxseg.config import default, use_mutual_learning
 from jaxseg.data.prepare import prepare
 from jaxseg.labels import LABELS
-from jaxseg.peers import create_peers
-from jaxseg.results import write_json
+from jaxseg.provenance import write_json
+from jaxseg.training import checkpoint
+from jaxseg.training.peers import create_peers
 from tests import raw_data
 
 # GPUs multiply float32 in TF32 unless told otherwise: recorded float32 results need float32.

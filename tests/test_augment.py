@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from jaxseg.data import augment
+from jaxseg.data import transforms
 
 
 @pytest.mark.parametrize("resize", ["square", "shorter_side"])
 def test_resize_is_torchvisions_exactly(golden, resize):
     recorded = golden("resize_camvid")
-    image, label = augment.resize_pair(recorded["image"], recorded["labels"], resize=resize, size_px=234)
+    image, label = transforms.resize_pair(recorded["image"], recorded["labels"], resize=resize, size_px=234)
     assert np.array_equal(image, recorded[f"{resize}234_image"])
     assert np.array_equal(label, recorded[f"{resize}234_labels"])
 
@@ -24,13 +24,13 @@ def test_resize_is_torchvisions_exactly(golden, resize):
     ],
 )
 def test_resized_sizes(hw, resize, size_px, expected):
-    assert augment.resized_hw(*hw, resize=resize, size_px=size_px) == expected
+    assert transforms.resized_hw(*hw, resize=resize, size_px=size_px) == expected
 
 
 def test_label_is_never_interpolated():
     label = np.kron(np.array([[3, 200], [7, 255]], np.uint8), np.ones((9, 9), np.uint8))
     image = np.stack([label] * 3, -1)
-    _, resized = augment.resize_pair(image, label, resize="square", size_px=7)
+    _, resized = transforms.resize_pair(image, label, resize="square", size_px=7)
     assert set(np.unique(resized)) == {3, 7, 200, 255}
 
 
@@ -40,7 +40,7 @@ def test_random_crop_reaches_every_corner_and_keeps_image_and_label_together():
     corners = set()
     rng = np.random.default_rng(0)
     for _ in range(300):
-        cropped_image, cropped_label = augment.random_crop(image, label, crop_px=4, rng=rng)
+        cropped_image, cropped_label = transforms.random_crop(image, label, crop_px=4, rng=rng)
         assert cropped_label.shape == (4, 4)
         assert np.array_equal(cropped_image[..., 0], cropped_label)
         corners.add(int(cropped_label[0, 0]))
@@ -50,19 +50,19 @@ def test_random_crop_reaches_every_corner_and_keeps_image_and_label_together():
 def test_center_crop_is_placed_as_torchvision_places_it():
     """CenterCrop: top = int(round((h - crop) / 2)), Python's rounding to even."""
     label = np.arange(49, dtype=np.uint8).reshape(7, 7)
-    _, cropped = augment.center_crop(np.stack([label] * 3, -1), label, crop_px=4)
+    _, cropped = transforms.center_crop(np.stack([label] * 3, -1), label, crop_px=4)
     assert cropped[0, 0] == 7 * 2 + 2  # (7 - 4) / 2 = 1.5 -> 2
 
 
 def test_padding_is_void_and_edge():
     label = np.array([[1, 2], [3, 4]], np.uint8)
-    image, padded = augment.pad_to(np.stack([label] * 3, -1), label, height=3, width=4)
+    image, padded = transforms.pad_to(np.stack([label] * 3, -1), label, height=3, width=4)
     assert padded.tolist() == [[1, 2, 255, 255], [3, 4, 255, 255], [255] * 4]
     assert image[..., 0].tolist() == [[1, 2, 2, 2], [3, 4, 4, 4], [3, 4, 4, 4]]
 
 
 def test_element_is_the_contract():
-    element = augment.to_element(np.array([[[0, 51, 255]]], np.uint8), np.array([[255]], np.uint8))
+    element = transforms.to_element(np.array([[[0, 51, 255]]], np.uint8), np.array([[255]], np.uint8))
     assert element["image"].dtype == np.float32
     assert element["image"].tolist() == [[[0.0, np.float32(0.2), 1.0]]]
     assert element["label"].dtype == np.int32

@@ -1,10 +1,10 @@
-"""Killed with SIGKILL and started again, a run ends bit for bit as if it had not been; three kills of `scripts/chaos.py`."""
+"""Killed with SIGKILL and started again, a run ends bit for bit as if it had not been; three kills of `scripts/checks/chaos.py`."""
 
 import random
 
 import pytest
 
-from scripts import chaos
+from scripts.checks import chaos
 
 
 @pytest.mark.parametrize(("name", "kind"), [("plain", "checkpoint"), ("rmi", "evaluation"), ("mutual", "step")])

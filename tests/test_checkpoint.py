@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxseg import checkpoint
 from jaxseg.config import InputError, default
 from jaxseg.models import UNet
-from jaxseg.step import create_peer
+from jaxseg.training import checkpoint
+from jaxseg.training.step import create_peer
 
 
 def peers(seed=0, classes=3, name="unet"):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxseg.compare import Difference, load_single_runs, load_studies, paired, questions, score, summarise
 from jaxseg.config import InputError
+from jaxseg.reporting.comparison import Difference, load_single_runs, load_studies, paired, questions, score, summarise
 from tests.study_results import run, write_study
 
 UNET, RMI = (0.41, 0.43, 0.40), (0.44, 0.45, 0.46)

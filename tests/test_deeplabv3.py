@@ -13,7 +13,7 @@ from jax import lax
 from jaxseg.config import InputError, default
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import NORMALIZE, DeepLabV3, UNet, initial_variables, make_model
-from jaxseg.models.blocks import convolve, max_pool_3x3, upsample
+from jaxseg.models.layers import convolve, max_pool_3x3, upsample
 from jaxseg.models.resnet import DEPTHS, plan
 from jaxseg.models.torch_weights import (
     deeplabv3_from_torch,
@@ -92,7 +92,7 @@ def test_a_training_pass_is_pytorchs(recorded):
 def test_formulas_are_pytorchs_in_float64(backbone, output_stride):
     """Where PyTorch is installed: a training pass of narrow networks in float64 on both sides, where rounding hides nothing."""
     torch = pytest.importorskip("torch")
-    from scripts.torch_deeplabv3 import TorchDeepLabV3
+    from scripts.torch_reference.deeplabv3 import TorchDeepLabV3
 
     torch.manual_seed(0)
     theirs = TorchDeepLabV3(3, backbone, 4, output_stride, dropout=0.0).double()

@@ -10,15 +10,16 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg import metrics, parallel, scoring
+from jaxseg import metrics
 from jaxseg.config import InputError, load_config
 from jaxseg.data.prepare import prepare, raw_source
-from jaxseg.data.raw import read_sample
+from jaxseg.data.sources import read_sample
 from jaxseg.evaluate import score_checkpoint
-from jaxseg.infer import View
+from jaxseg.inference.per_image import Tally, worst
+from jaxseg.inference.predictor import View
 from jaxseg.labels import LABELS
-from jaxseg.peers import restored_peers
-from jaxseg.tally import Tally, worst
+from jaxseg.training import parallel, validation
+from jaxseg.training.peers import restored_peers
 
 
 def counted(pairs):
@@ -41,7 +42,7 @@ def test_scores_of_images_add_up_to_those_of_training(tiny_run, network, tmp_pat
     prepared = prepare(config.data)
     peers = parallel.replicate(restored_peers(config, tiny_run, "last")[1])
     eval_step = parallel.compile_eval_step(num_classes=11)
-    trained = scoring.evaluate(eval_step, peers, prepared, config).confusion["unet"]
+    trained = validation.evaluate(eval_step, peers, prepared, config).confusion["unet"]
     scores = results["peers"]["unet"]
     assert scores["confusion"] == trained.tolist()
     records = {record["id"].decode(): record for record in prepared.records("val")}

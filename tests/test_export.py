@@ -14,14 +14,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import checkpoint, export
+from jaxseg import export
 from jaxseg.config import InputError, default, use_mutual_learning
 from jaxseg.export import RefusedError, predictor, prepare, write
 from jaxseg.models import make_model
 from jaxseg.models.torch_weights import flatten, from_own_names, read_state_dict, shapes_of
-from jaxseg.optim import make_optimizer
-from jaxseg.peers import first_variables
-from jaxseg.step import create_peer
+from jaxseg.training import checkpoint
+from jaxseg.training.optimizers import make_optimizer
+from jaxseg.training.peers import first_variables
+from jaxseg.training.step import create_peer
 
 ROOT = Path(__file__).parents[1]
 MODELS = {
@@ -254,8 +255,8 @@ def test_pytorch_loads_its_weights_strictly_and_computes_the_same(network, tmp_p
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: jaxseg[torch]")
     from safetensors.torch import load_file
 
-    from scripts.torch_deeplabv3 import TorchDeepLabV3
-    from scripts.torch_unet import TorchUNet
+    from scripts.torch_reference.deeplabv3 import TorchDeepLabV3
+    from scripts.torch_reference.unet import TorchUNet
 
     config, _ = network
     exported, output = made(network, "torch", suffix=suffix), tmp_path / f"net{suffix}"

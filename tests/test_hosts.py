@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from jaxseg import hosts
 from jaxseg.config import InputError
+from jaxseg.training import distributed
 
 LIMIT_S = 300  # for what takes half a minute on two idle cores
 
@@ -138,19 +138,19 @@ PROGRAM = """
 import json, sys
 from jaxseg import hosts
 from jaxseg.config import InputError
-hosts.join()
+distributed.join()
 import jax
 me = jax.process_index()
-found = {"processes": jax.process_count(), "devices": jax.device_count(), "first": hosts.is_first()}
-found["of_first"] = hosts.of_first(7 + me)
-found["gathered"] = hosts.gather("ü" * me)
-found["together"] = hosts.together(lambda: 10 + me)
-found["on_first"] = hosts.on_first(lambda: "only me")
+found = {"processes": jax.process_count(), "devices": jax.device_count(), "first": distributed.is_first()}
+found["of_first"] = distributed.of_first(7 + me)
+found["gathered"] = distributed.gather("ü" * me)
+found["together"] = distributed.together(lambda: 10 + me)
+found["on_first"] = distributed.on_first(lambda: "only me")
 def fail():
     if me == 1:
         raise InputError("no data here")
 try:
-    hosts.together(fail)
+    distributed.together(fail)
 except InputError as error:
     found["error"] = str(error)
 print(json.dumps(found))
@@ -175,7 +175,7 @@ def test_the_places_that_slurm_gives_and_what_hosts_agree_on():
 
 
 def test_hosts_that_do_not_find_each_other_are_told():
-    program = "from jaxseg import hosts; hosts.join()"
+    program = "from jaxseg import hosts; distributed.join()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "InputError: --distributed, with no more flags: the hosts did not find each other" in done.stderr
     assert "give --coordinator=HOST:PORT --processes=N --process=I." in done.stderr
@@ -190,11 +190,11 @@ def test_a_place_without_distributed_is_refused():
 
 
 def test_one_host_alone_asks_nobody():
-    assert hosts.is_first()
-    assert hosts.of_first(7) == 7
-    assert hosts.together(lambda: 3) == hosts.on_first(lambda: 3) == 3
+    assert distributed.is_first()
+    assert distributed.of_first(7) == 7
+    assert distributed.together(lambda: 3) == distributed.on_first(lambda: 3) == 3
     with pytest.raises(InputError, match="mine"):
-        hosts.together(fail)
+        distributed.together(fail)
 
 
 def fail():

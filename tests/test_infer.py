@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg import infer, parallel
 from jaxseg.config import InputError, default, load_config
-from jaxseg.infer import Network, View, scored
+from jaxseg.inference import predictor
+from jaxseg.inference.predictor import Network, View, scored
 from jaxseg.labels import LABELS
-from jaxseg.models.blocks import upsample
-from jaxseg.peers import restored_peers
-from jaxseg.step import predict
+from jaxseg.models.layers import upsample
+from jaxseg.training import parallel
+from jaxseg.training.peers import restored_peers
+from jaxseg.training.step import predict
 from tests.conftest import save_untrained
 
 RNG = np.random.default_rng(7)
@@ -82,18 +83,18 @@ def test_scores_are_resized_as_pytorch_does():
     logits = RNG.standard_normal((7, 9, 4)).astype(np.float32)
     for hw in ((7, 9), (20, 31), (3, 4)):
         expected = np.asarray(upsample(logits[None], hw))[0]  # held to PyTorch's interpolate by tests/test_deeplabv3.py
-        np.testing.assert_allclose(infer.resize_scores(logits, hw), expected, atol=1e-6)
+        np.testing.assert_allclose(predictor.resize_scores(logits, hw), expected, atol=1e-6)
 
 
 def test_windows_cover_every_pixel_evenly():
     # hand counts: side 4 and overlap ½ step by at most 2
-    assert infer.window_starts(4, 4, 0.5) == [0]
-    assert infer.window_starts(8, 4, 0.5) == [0, 2, 4]
-    assert infer.window_starts(9, 4, 0.5) == [0, 2, 3, 5]
-    assert infer.window_starts(8, 4, 0.0) == [0, 4]
-    assert infer.window_starts(9, 4, 0.0) == [0, 2, 5]
+    assert predictor.window_starts(4, 4, 0.5) == [0]
+    assert predictor.window_starts(8, 4, 0.5) == [0, 2, 4]
+    assert predictor.window_starts(9, 4, 0.5) == [0, 2, 3, 5]
+    assert predictor.window_starts(8, 4, 0.0) == [0, 4]
+    assert predictor.window_starts(9, 4, 0.0) == [0, 2, 5]
     for length, side, overlap in itertools.product((16, 33, 100), (16,), (0, 0.3, 0.75)):
-        starts = infer.window_starts(length, side, overlap)
+        starts = predictor.window_starts(length, side, overlap)
         assert starts[0] == 0
         assert starts[-1] == length - side
         assert max(np.diff(starts), default=0) <= side * (1 - overlap)
@@ -176,7 +177,7 @@ def test_photographs_are_turned_as_their_camera_says(tmp_path):
     exif[0x0112] = 6  # orientation: to be turned by 90° clockwise (EXIF 2.3, 4.6.4 A)
     image = picture(4, 6)
     Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
-    assert (infer.to_pixels(tmp_path / "a.png") == np.rot90(image, -1)).all()
+    assert (predictor.to_pixels(tmp_path / "a.png") == np.rot90(image, -1)).all()
 
 
 def test_peers_are_chosen_by_name(tiny_mutual, tmp_path):
@@ -220,7 +221,7 @@ def test_views_that_cannot_be_are_refused(network, view, message):
 )
 def test_what_is_no_image_is_refused(image, message):
     with pytest.raises(InputError, match=message):
-        infer.to_pixels(image)
+        predictor.to_pixels(image)
 
 
 def test_networks_show_themselves_in_a_line(network):

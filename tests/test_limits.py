@@ -11,14 +11,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxseg import checkpoint, parallel
 from jaxseg.cli import NonFiniteError, ResourceError
 from jaxseg.config import InputError
 from jaxseg.data import pipeline
-from jaxseg.limits import explained
-from jaxseg.log import Log
-from jaxseg.step import TrainState, skip_where_not_finite
-from jaxseg.train import train_and_evaluate
+from jaxseg.training import checkpoint, parallel
+from jaxseg.training.failures import explained
+from jaxseg.training.logger import Log
+from jaxseg.training.loop import train_and_evaluate
+from jaxseg.training.step import TrainState, skip_where_not_finite
 from tests.test_train import lines, saved
 
 # ---- Disk

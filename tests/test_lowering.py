@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import parallel
 from jaxseg.config import default, use_mutual_learning, use_rmi
-from scripts.estimate import abstract_peers
+from jaxseg.studies.estimate import abstract_peers
+from jaxseg.training import parallel
 
 MODELS = {"unet": lambda config: None, "rmi": use_rmi, "mutual": use_mutual_learning}
 

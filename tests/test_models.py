@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import UNet
-from jaxseg.models.blocks import BatchNorm, ConvTranspose2x2, max_pool_2x2
+from jaxseg.models.layers import BatchNorm, ConvTranspose2x2, max_pool_2x2
 from jaxseg.models.torch_weights import unet_from_torch, unet_moves
 
 

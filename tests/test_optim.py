@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxseg.config import default
-from jaxseg.optim import make_optimizer, make_schedule
+from jaxseg.training.optimizers import make_optimizer, make_schedule
 
 
 def optim(**fields):

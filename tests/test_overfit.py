@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from jaxseg import overfit, profiling
 from jaxseg.config import InputError, default
 from jaxseg.data.prepare import prepare
 from jaxseg.data.synthetic import render_scene
+from jaxseg.training import overfit, profiling
 from tests.test_train import run_command
 
 

@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 from jaxseg.config import InputError
-from jaxseg.html import chart, gallery
-from jaxseg.html.page import runs_page
-from jaxseg.html.runs import load_runs
 from jaxseg.labels import LABELS, Labels
 from jaxseg.report import results_html
+from jaxseg.reporting.html import chart, gallery
+from jaxseg.reporting.html.page import runs_page
+from jaxseg.reporting.html.runs import load_runs
 from tests.made_runs import MAP, classes, write_run
 from tests.study_results import run as study_run
 from tests.study_results import write_study

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.losses.pooling import avg_pool, max_pool, pooled_maps, pooled_size
+from jaxseg.losses.rmi_maps import avg_pool, max_pool, pooled_maps, pooled_size
 from tests import rmi_oracle
 
 RNG = np.random.default_rng(0)

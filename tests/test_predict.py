@@ -13,11 +13,11 @@ from PIL import Image
 import jaxseg
 from jaxseg import predict
 from jaxseg.config import InputError
-from jaxseg.infer import View
+from jaxseg.inference.predictor import View
 from jaxseg.labels import LABELS
 from jaxseg.models.torch_weights import unet_moves
-from jaxseg.parallel import unreplicate
 from jaxseg.predict import find_pictures, names_of, predict_all, write_prediction
+from jaxseg.training.parallel import unreplicate
 
 RNG = np.random.default_rng(3)
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from jaxseg.config import InputError, default
-from jaxseg.data import augment
+from jaxseg.data import transforms
 from jaxseg.data.prepare import MANIFEST, prepare
-from jaxseg.data.raw import find_source, read_sample
+from jaxseg.data.sources import find_source, read_sample
 from tests import raw_data
 
 
@@ -28,7 +28,7 @@ def test_records_are_the_resized_raw_samples(data):
         records = {r["id"].decode(): r for r in prepared.records(split)}
         assert len(prepared.records(split)) == len(samples) == prepared.images(split)
         for sample in samples:
-            image, label = augment.resize_pair(*read_sample(source, sample), resize="square", size_px=36)
+            image, label = transforms.resize_pair(*read_sample(source, sample), resize="square", size_px=36)
             assert np.array_equal(records[sample.id]["image"], image)
             assert np.array_equal(records[sample.id]["label"], label)
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxseg.config import InputError
-from jaxseg.data.raw import find_source, read_sample
+from jaxseg.data.sources import find_source, read_sample
 from jaxseg.labels import CITYSCAPES, VOID
 from tests import raw_data
 

@@ -16,7 +16,6 @@ from jaxseg.config import CHOICES, InputError, default, validate
 from jaxseg.data.synthetic import render_scene
 from jaxseg.labels import CITYSCAPES
 from jaxseg.losses import make_loss, pixel_and_rmi_loss
-from jaxseg.losses.pooling import POOLS, pooled_maps
 from jaxseg.losses.rmi import (
     ALPHA,
     MAX_RADIUS,
@@ -27,6 +26,7 @@ from jaxseg.losses.rmi import (
     rmi_loss,
     rmi_lower_bound,
 )
+from jaxseg.losses.rmi_maps import POOLS, pooled_maps
 from jaxseg.models import UNet
 from tests import rmi_oracle
 from tests.test_config import changed

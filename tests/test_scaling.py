@@ -1,10 +1,10 @@
-"""What `scripts/scaling.py` counts and models, against hand counts."""
+"""What `scripts/bench/scaling.py` counts and models, against hand counts."""
 
 import pytest
 
 from jaxseg.config import default, use_rmi
-from scripts import scaling
-from scripts.scaling import all_reduces, compiled_step, modelled, small_config
+from scripts.bench import scaling
+from scripts.bench.scaling import all_reduces, compiled_step, modelled, small_config
 
 
 def test_all_reduces_of_a_program():

@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxseg import parallel
 from jaxseg.config import default
 from jaxseg.losses import make_loss
 from jaxseg.models import UNet
 from jaxseg.models.torch_weights import unet_from_torch
-from jaxseg.step import create_peer, train_step
+from jaxseg.training import parallel
+from jaxseg.training.step import create_peer, train_step
 from tests.test_config import changed
 
 LOSSES = {"unet": make_loss(default().loss, default().mutual)}

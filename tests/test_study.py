@@ -15,10 +15,11 @@ import jaxseg
 from jaxseg.config import InputError, load_config
 from jaxseg.evaluate import score_checkpoint
 from jaxseg.metrics import confusion_matrix
-from scripts import plot_predictions, study
-from scripts.estimate import DEVICES, abstract_peers, estimate
-from scripts.memory import needed_bytes
-from scripts.plan import read_plan
+from jaxseg.studies import runner
+from jaxseg.studies.estimate import DEVICES, abstract_peers, estimate
+from jaxseg.studies.plan import read_plan
+from scripts.bench.memory import needed_bytes
+from scripts.figures import predictions
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "configs" / "study").glob("*.toml"))
@@ -83,7 +84,7 @@ def test_the_gpu_plan_is_the_study():
             c.data.resize,
             c.loss.pool,
             c.model.features,
-            study.planned_steps(c),
+            runner.planned_steps(c),
         )
         for key, c in configs.items()
     }
@@ -115,7 +116,7 @@ def test_fields_come_from_base_grid_and_config():
 def test_shards_are_the_plan_and_keep_runs_with_what_they_start_from(count, plan):
     for path in (*PRESETS, plan):
         read = read_plan(path)
-        shards = [study.shard_of(read, index, count) for index in range(count)]
+        shards = [runner.shard_of(read, index, count) for index in range(count)]
         assert sorted(run.name for shard in shards for run in shard) == sorted(run.name for run in read.runs)
         for shard in shards:
             names = [run.name for run in shard]
@@ -196,12 +197,12 @@ def test_killed_and_started_again_it_ends_the_same(plan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "b")
     before = {name: Path(name).stat().st_mtime_ns for name in names}
     options = Namespace(plan=plan, preset=None, source=[], shard="0/1", output=Path("results/study"), dry_run=False)
-    assert study.main(options) == 0
+    assert runner.main(options) == 0
     assert before == {name: Path(name).stat().st_mtime_ns for name in names}  # nothing was left to do
 
     plan.write_text(plan.read_text().replace("features = 2", "features = 3"))
     with pytest.raises(InputError, match=r"synthetic-text-unet-seed0.json is of another plan \(fields: "):
-        study.main(options)
+        runner.main(options)
     check_figure(tmp_path / "a" / "runs/study/tiny/synthetic-text-unet-seed0", tmp_path / "figure.png")
 
 
@@ -209,18 +210,18 @@ def check_figure(workdir: Path, output: Path) -> None:
     """The figure's predictions have the confusion matrix that scoring the run's last checkpoint gives."""
     config = load_config(workdir)
     options = Namespace(runs=[f"mine={workdir}"], images=[], val="0,1", checkpoint="last", output=output)
-    images, truth = plot_predictions.chosen_images(config, options)
+    images, truth = predictions.chosen_images(config, options)
     network = jaxseg.load(workdir)
     total = sum(
         np.asarray(confusion_matrix(network.predict(image, resize="none"), label, 19))
         for image, label in zip(images, truth, strict=True)
     )
     assert total.tolist() == score_checkpoint(config, workdir, "last")["peers"]["unet"]["confusion"]
-    plot_predictions.main(options)
+    predictions.main(options)
     assert output.stat().st_size > 5_000
     for options.val in ("2", "a", "0,-1", ""):
         with pytest.raises(InputError, match="there are validation images 0 to 1"):
-            plot_predictions.main(options)
+            predictions.main(options)
 
 
 def test_curves_are_means_of_stretches(tmp_path):
@@ -233,7 +234,7 @@ def test_curves_are_means_of_stretches(tmp_path):
     (tmp_path / "eval.jsonl").write_text(
         json.dumps({"step": 250, "unet/mean_iou": 0.5, "unet/pixel_accuracy": 0.9}) + "\n"
     )
-    made = study.curves(tmp_path, "unet")
+    made = runner.curves(tmp_path, "unet")
     assert set(made["train"]) == {"step", "loss", "pixel"}
     assert len(made["train"]["step"]) == 100
     assert (made["train"]["step"][0], made["train"]["loss"][0]) == (3, 2.0)

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from jaxseg.data.raw import find_source, read_sample
+from jaxseg.data.sources import find_source, read_sample
 from jaxseg.data.synthetic import RAW_ID, render_scene, write_scenes
-from scripts.colour_baseline import fit_colour, score_colour
+from scripts.figures.color_baseline import fit_colour, score_colour
 
 PAINTED = {"road", "sidewalk", "building", "vegetation", "sky", "car", "person", "pole", "traffic sign"}
 VOIDS = {"static", "ego vehicle", "out of roi"}

@@ -11,16 +11,16 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import checkpoint
 from jaxseg.cli import NonFiniteError, StoppedError
 from jaxseg.config import InputError, add_peer, load_config
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
 from jaxseg.evaluate import score_checkpoint
-from jaxseg.log import Log
-from jaxseg.peers import create_peers
-from jaxseg.stopping import Stop
-from jaxseg.train import only_here, train_and_evaluate
+from jaxseg.training import checkpoint
+from jaxseg.training.logger import Log
+from jaxseg.training.loop import only_here, train_and_evaluate
+from jaxseg.training.peers import create_peers
+from jaxseg.training.preemption import Stop
 
 
 def lines(path):

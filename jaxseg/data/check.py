@@ -16,9 +16,9 @@ from rich.table import Table
 
 from jaxseg import cli
 from jaxseg.config import InputError
-from jaxseg.data.builders import ordered_map
 from jaxseg.data.prepare import progress_bar
-from jaxseg.data.raw import SPLITS, WANTED, Sample, Source, find_source, read_image, read_mask
+from jaxseg.data.records import ordered_map
+from jaxseg.data.sources import SPLITS, WANTED, Sample, Source, find_source, read_image, read_mask
 from jaxseg.labels import VOID
 
 EXIT_PROBLEMS = 1

@@ -17,8 +17,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxseg.config import InputError
-from jaxseg.data.augment import center_crop, pad_to, random_crop, to_element
 from jaxseg.data.prepare import Prepared
+from jaxseg.data.transforms import center_crop, pad_to, random_crop, to_element
 from jaxseg.labels import VOID
 
 Batch = dict[str, np.ndarray]

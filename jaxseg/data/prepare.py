@@ -24,9 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxseg.config import InputError
 from jaxseg.data import synthetic
-from jaxseg.data.builders import VERSION, Segmentation
 from jaxseg.data.download import VOC2012_TAR, download
-from jaxseg.data.raw import SPLITS, WANTED, Source, find_source
+from jaxseg.data.records import VERSION, Segmentation
+from jaxseg.data.sources import SPLITS, WANTED, Source, find_source
 from jaxseg.labels import LABELS, VOID, Labels
 
 MANIFEST = "prepared.json"

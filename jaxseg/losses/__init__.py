@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from jaxseg.losses.mutual import divergence
 from jaxseg.losses.pixel import binary_cross_entropy, cross_entropy
-from jaxseg.losses.pooling import pooled_maps
 from jaxseg.losses.rmi import bound_of_maps, check_arguments
+from jaxseg.losses.rmi_maps import pooled_maps
 
 Terms = dict[str, Array]
 LossFn = Callable[..., tuple[Array, Terms]]

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Integer
 
-from jaxseg.losses.pooling import POOLS, pooled_maps, pooled_size
+from jaxseg.losses.rmi_maps import POOLS, pooled_maps, pooled_size
 
 ALPHA = 5e-4  # α of the authors' code, `_POS_ALPHA`
 PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
@@ -70,7 +70,7 @@ def rmi_lower_bound(
     logits: float of any width (float64 stays, all else is float32 inside). label: class of every pixel; what is not in
     0..c-1 (255, say) is void and counts as truth 0 and probability 0, as in the authors' code.
     radius: side of the square regions, 1 to 10. pool, pool_size: downsampling before, "max" | "avg" | "interpolate" |
-    "none"; see `jaxseg.losses.pooling`.
+    "none"; see `jaxseg.losses.rmi_maps`.
 
     A class without a pixel gives ½ log α = -3.80 and no gradient; so does an image that is all void. Raises ValueError
     while tracing where an argument is unusable or the downsampled image is smaller than a region.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxseg.models.blocks import ConvNorm, at_least_float32, bias_init, conv_init, normalize, upsample
+from jaxseg.models.layers import ConvNorm, at_least_float32, bias_init, conv_init, normalize, upsample
 from jaxseg.models.resnet import ResNet
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # dilations of the pyramid by output stride; the paper, sections 3.3 and 4.2

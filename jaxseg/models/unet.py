@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxseg.models.blocks import (
+from jaxseg.models.layers import (
     BatchNorm,
     ConvTranspose2x2,
     Length,

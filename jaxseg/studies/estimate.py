@@ -1,0 +1,88 @@
+"""What a run will take, before it is started: arithmetic, time and memory of its training step, without running it.
+
+In: a config. Out: an `Estimate`. Nothing is compiled: the operations are counted in the traced program, before fusion, and
+the memory is that of the arrays which the backward pass keeps, beside parameters and optimiser states.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxseg.labels import LABELS
+from jaxseg.training import parallel
+from jaxseg.training.peers import create_peers, without_init
+from jaxseg.training.step import Peers, total_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What is assumed to be sustained. Not measured: the dry run prints these beside what it makes of them."""
+
+    name: str
+    flops: float  # per second
+    bytes: float  # per second, of arrays read and written before fusion
+
+
+# h100: a third of one H100 SXM's memory rate and a tenth of its TF32 rate (3.35 TB/s and 495 TFLOP/s, its data sheet), a
+# guess. cpu: one core; the runs of configs/study/cpu.toml moved 9.4 to 11.6 GB/s at 20 to 26 GFLOP/s.
+DEVICES = {"h100": Device("one H100", 50e12, 1.1e12), "cpu": Device("one CPU core", 50e9, 10e9)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Of one training step of the whole batch on one device."""
+
+    flops: float
+    bytes_moved: float
+    bytes_needed: int
+
+    def seconds(self, device: Device) -> float:
+        """The larger of arithmetic and memory traffic at the device's rates."""
+        return max(self.flops / device.flops, self.bytes_moved / device.bytes)
+
+
+def estimate(config: ConfigDict) -> Estimate:
+    peers, losses, batch = abstract_peers(config)
+    step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
+    on_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((jax.local_device_count(), *x.shape), x.dtype), (peers, batch))
+    counted = step.func.lower(*step.args, *on_one).cost_analysis()
+    needed = kept_bytes(peers, losses, batch) + size(peers)
+    return Estimate(counted["flops"], counted["bytes accessed"], needed)
+
+
+def abstract_peers(config: ConfigDict) -> tuple[Peers, dict, dict]:
+    """Shapes of peers and batch, and the peers' losses; nothing is computed."""
+    px, num_classes, losses = config.data.crop_px, LABELS[config.data.name].num_classes, {}
+
+    def init():
+        peers, made = create_peers(without_init(config), num_classes=num_classes, steps=1)
+        losses.update(made)
+        return peers
+
+    shape = (config.train.batch_size, px, px)
+    batch = {
+        "image": jax.ShapeDtypeStruct((*shape, 3), jnp.float32),
+        "label": jax.ShapeDtypeStruct(shape, jnp.int32),
+        "valid": jax.ShapeDtypeStruct(shape, bool),
+    }
+    return jax.eval_shape(init), losses, batch
+
+
+def kept_bytes(peers: Peers, losses: dict, batch: dict) -> int:
+    """Bytes of what the forward passes leave for the backward one: the residuals of `jax.vjp`."""
+
+    def residuals(peers, batch):
+        def objective(params):
+            fixed = {"losses": losses, "rng": jax.random.key(0), "pixels": jnp.float32(1), "parts": 1}
+            return total_loss(params, {n: peers[n].batch_stats for n in losses}, peers, batch, **fixed)
+
+        return jax.vjp(objective, {name: peers[name].params for name in losses}, has_aux=True)[1]
+
+    on_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (peers, batch))
+    return size(jax.eval_shape(jax.vmap(residuals, axis_name=parallel.AXIS), *on_one))
+
+
+def size(tree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -1,0 +1,258 @@
+"""Saving and restoring the peers of a run, by orbax.
+
+In: peers `{name: TrainState}` of NumPy arrays (one device's copy). Out: WORKDIR/checkpoints/STEP, written in the
+background, renamed into place when whole; the latest k and the best one are kept. SUMS in it has the SHA-256 of every
+file and is checked before any of them is read. A restored run goes on as if it had not stopped: the step number fixes
+data order and randomness.
+"""
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import absl.logging
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from jaxseg.config import InputError
+from jaxseg.training import distributed
+from jaxseg.training.step import Peers, TrainState
+
+SUMS = "sha256.json"  # in a checkpoint's folder: SHA-256 of every file below it, by path
+HIGHER_IS_BETTER = {"mean_iou": True, "train_loss": False}
+
+
+def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = False) -> ocp.CheckpointManager:
+    """The checkpoints of WORKDIR. Best by `config.checkpoint.best` (orbax's own max_to_keep would drop the latest)."""
+    if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
+        raise InputError(f"{workdir / 'checkpoints'}: not a folder; move it away.")
+    # orbax tells every step of every save; its errors come as exceptions, too
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    _hear_no_closed_loops()
+    higher = HIGHER_IS_BETTER[checkpoint.best]
+    policies = ocp.checkpoint_managers
+    rank = functools.partial(_metric, name=checkpoint.best)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(checkpoint.keep_latest),
+                policies.BestN(get_metric_fn=rank, reverse=not higher, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        ),
+        best_fn=rank,
+        best_mode="max" if higher else "min",
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+        # Called when all is written, before the folder gets its name: no checkpoint is without its sums.
+        async_options=ocp.options.AsyncOptions(post_finalization_callback=lambda: _write_sums(workdir / "checkpoints")),
+    )
+    return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+
+
+@functools.cache
+def _hear_no_closed_loops() -> None:
+    """Where one file cannot be read or written, orbax closes its event loop, and what else was under way prints pages of
+    "Event loop is closed" from tensorstore's threads. The error itself is raised; these are dropped."""
+    before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _metric(metrics: dict, *, name: str) -> float:
+    """A NaN (nothing was scored) is worse than any number."""
+    value = metrics[name]
+    return value if np.isfinite(value) else (-np.inf if HIGHER_IS_BETTER[name] else np.inf)
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """Path below `folder` -> SHA-256, of what it holds in folders of its own: orbax still writes beside them."""
+    sums = {}
+    for path in sorted(path for path in folder.glob("*/**/*") if path.is_file()):
+        with path.open("rb") as file:
+            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _write_sums(checkpoints: Path) -> None:
+    """Of the one checkpoint that is being written."""
+    if distributed.is_first():
+        for folder in checkpoints.glob("*.orbax-checkpoint-tmp*"):
+            (folder / SUMS).write_text(json.dumps(_sums(folder), indent=1) + "\n")
+
+
+def _check_sums(manager: ocp.CheckpointManager, step: int, what: str) -> None:
+    """Raises InputError naming the files that are not as they were written."""
+    with _named_errors(manager, step, what):
+        folder = Path(manager.directory) / str(step)
+        written, found = json.loads((folder / SUMS).read_text()), _sums(folder)
+        if not isinstance(written, dict):
+            raise ValueError(f"{SUMS} is a {type(written).__name__}")
+        wrong = [
+            f"{name} is {'not what was written' if name in found else 'missing'}"
+            for name, digest in written.items()
+            if found.get(name) != digest
+        ]
+        if wrong:
+            raise ValueError(f"of {len(written)} files, " + ", ".join(wrong[:3]) + (" …" if len(wrong) > 3 else ""))
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    peers: Peers,
+    metrics: dict[str, float] | None,
+    *,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Starts writing the checkpoint of `step`; returns before it is on disk (`wait`).
+
+    metrics: what `config.checkpoint.best` ranks by, where the step was evaluated. What a full disk or another of its
+    errors keeps from being written is told and given up: the checkpoints before it stay, the next one is tried.
+    """
+    wait(manager, say=say)
+    items = {name: ocp.args.StandardSave(_saved(peer)) for name, peer in peers.items()}
+    with _given_up(manager, say):
+        manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+
+
+def wait(manager: ocp.CheckpointManager, *, say: Callable[[str], None] = print) -> int | None:
+    """Until what was begun is on disk, or given up as in `save`; the newest step that is there."""
+    with _given_up(manager, say):
+        manager.wait_until_finished()
+    if jax.process_count() == 1:  # what is given up, also by threads that were still writing when it was
+        for part in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(part, ignore_errors=True)
+    return manager.latest_step()
+
+
+@contextlib.contextmanager
+def _given_up(manager: ocp.CheckpointManager, say: Callable[[str], None]) -> Iterator[None]:
+    """An error of the disk as a sentence. On several hosts it is raised: the others wait for this one's part."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # tensorstore's are ValueErrors that quote the system's
+        if jax.process_count() > 1 or not (isinstance(error, OSError) or "os_error_code" in str(error)):
+            raise
+        folder = Path(manager.directory)
+        manager.reload()
+        steps = ", ".join(map(str, sorted(manager.all_steps()))) or "none"
+        say(
+            f"{folder}: a checkpoint could not be written ({str(error)[-300:]}). Steps saved so far: {steps}. Training goes"
+            " on, and the next checkpoint is tried again; make room."
+        )
+
+
+def restore(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:
+    """The peers as saved at `step`; `peers` gives names and shapes. Raises InputError where the checkpoint has others."""
+    items = {}
+    for name, peer in peers.items():
+        shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _saved(peer))
+        items[name] = ocp.args.StandardRestore(shapes)
+    what = f"peers {', '.join(peers)} of the run's config"
+    distributed.on_first(lambda: _check_sums(manager, step, what))
+    with _named_errors(manager, step, what):
+        restored = manager.restore(step, args=ocp.args.Composite(**items))
+        restored = {name: peer.replace(**restored[name]) for name, peer in peers.items()}
+        jax.tree.map_with_path(_check_leaf, restored, peers)  # orbax itself lets other shapes pass
+    return restored
+
+
+def restore_newest(
+    manager: ocp.CheckpointManager, peers: Peers, *, aside: Path, say: Callable[[str], None]
+) -> tuple[int, Peers]:
+    """The newest checkpoint that can be read, and its step. Newer ones that cannot are told and moved to `aside`.
+
+    Nothing is deleted, and nothing is moved where none can be read: then raises InputError about the newest.
+    """
+    damaged = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            peers = restore(manager, step, peers)
+        except InputError as error:
+            damaged.append((step, error))
+            continue
+        for newer, error in damaged:
+            kept = distributed.on_first(lambda newer=newer: _move(Path(manager.directory) / str(newer), aside))
+            say(f"{error} It is kept as {kept}; the one before it, of step {step}, is used.")
+        if damaged:
+            manager.reload()
+        return step, peers
+    raise InputError(f"{damaged[0][1]} No other checkpoint can be read either; start in another folder.")
+
+
+def _move(folder: Path, aside: Path) -> Path:
+    """Into `aside`, under a name that is free there."""
+    aside.mkdir(exist_ok=True)
+    free = next(
+        name for n in itertools.count() if not (name := aside / f"{folder.name}{f'-{n}' if n else ''}").exists()
+    )
+    return folder.rename(free)
+
+
+def restore_variables(workdir: Path, config: ConfigDict, target: dict, *, report: Callable | None = None) -> dict:
+    """Parameters and BatchNorm statistics of the reported peer at the best checkpoint of the run in `workdir`, else at
+    its last; `target` gives names and shapes. Raises InputError."""
+    with open_manager(workdir, config.checkpoint, read_only=True) as manager:
+        step = find_step(manager, "last" if manager.best_step() is None else "best")
+        shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
+        item = {config.peer: ocp.args.PyTreeRestore(shapes, partial_restore=True)}
+        what = f"peer {config.peer} of this network"
+        _check_sums(manager, step, what)
+        with _named_errors(manager, step, what):
+            restored = manager.restore(step, args=ocp.args.Composite(**item))[config.peer]
+            jax.tree.map_with_path(_check_leaf, restored, target)
+    for path, leaf in jax.tree.leaves_with_path(restored) if report is not None else ():
+        report(f"loaded   step {step} {jax.tree_util.keystr(path, simple=True, separator='/')} {list(leaf.shape)}")
+    return restored
+
+
+@contextlib.contextmanager
+def _named_errors(manager: ocp.CheckpointManager, step: int, what: str) -> Iterator[None]:
+    """What orbax and `_check_leaf` raise, as an InputError naming the checkpoint."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{manager.directory / str(step)}: this checkpoint cannot be read as {what}"
+            f" ({type(error).__name__}: {str(error)[:600]})."
+        ) from error
+
+
+def _check_leaf(path, saved: np.ndarray, wanted: np.ndarray) -> None:
+    if saved.shape != wanted.shape or saved.dtype != wanted.dtype:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(
+            f"{name} is {saved.dtype}{list(saved.shape)} there, {wanted.dtype}{list(wanted.shape)} in the config"
+        )
+
+
+def find_step(manager: ocp.CheckpointManager, which: str) -> int:
+    """The step that "last", "best" or a number names. Raises InputError."""
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise InputError(f"{manager.directory}: there is no checkpoint.")
+    step = {"last": manager.latest_step, "best": manager.best_step}.get(which, lambda: None)()
+    if step is None and which.isdecimal() and int(which) in steps:
+        step = int(which)
+    if step is None:
+        raise InputError(
+            f"{manager.directory}: no checkpoint {which!r}; there are {', '.join(map(str, steps))}, last and best."
+        )
+    return step
+
+
+def _saved(peer: TrainState) -> dict:
+    """What of a peer is saved; functions and the optimiser's definition come from the config."""
+    return {"step": peer.step, "params": peer.params, "batch_stats": peer.batch_stats, "opt_state": peer.opt_state}

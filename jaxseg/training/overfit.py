@@ -1,0 +1,139 @@
+"""Can the network learn four images? The first thing to try when training fails.
+
+    python -m jaxseg.main --config=FILE --mode=overfit [--workdir=DIR] [--config.field=value]
+
+In: an experiment. Out: whether its networks, losses, optimisers and data get above a mean IoU of 0.95 on the central crops
+of the first four training images within a minute of training (or `config.train.max_steps`), in the same loop as any run;
+what was trained lies in DIR/trial, which every trial makes anew. Exit status 1 where they do not.
+"""
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from jaxseg.config import check_devices, peer_sections, validate
+from jaxseg.data import pipeline
+from jaxseg.data.prepare import Prepared, prepare
+from jaxseg.data.transforms import center_crop
+from jaxseg.labels import VOID
+from jaxseg.metrics import mean_iou
+from jaxseg.training.failures import explained
+from jaxseg.training.loop import only_here, train
+from jaxseg.training.validation import Evaluation
+
+IMAGES = 4
+GOAL = 0.95  # mean IoU: below it something is not learned; 1 is kept from it by thin things at the image's size
+SECONDS = 60
+MOST_STEPS = 10_000
+FEWEST_PIXELS = 16  # of a class, in all images; a rarer one would weigh as much in the mean as any other
+GROWTH = 1.3  # from one scoring to the next: few of them, and the first soon
+
+
+@dataclasses.dataclass(frozen=True)
+class FewImages(Prepared):
+    """A few images as training and as validation split, held in memory."""
+
+    held: tuple[dict, ...]
+
+    def records(self, split: str) -> Sequence:
+        return self.held
+
+
+def few(prepared: Prepared, *, crop_px: int) -> FewImages:
+    """The central squares, crop_px wide, of the first IMAGES training images: a random crop of one is itself. Classes with
+    fewer than FEWEST_PIXELS are void in them."""
+    pipeline.check_crop(prepared, "train", crop_px)
+    records, images = prepared.records("train"), []
+    for number in range(min(IMAGES, len(records))):
+        image, label = center_crop(records[number]["image"], records[number]["label"], crop_px=crop_px)
+        images.append(records[number] | {"image": image, "label": label})
+    count = pixels_of_label(images)
+    rare = count < FEWEST_PIXELS
+    images = [
+        record | {"label": np.where(rare[record["label"]], VOID, record["label"]).astype(np.uint8)} for record in images
+    ]
+    count = pixels_of_label(images)
+    summary = prepared.summary["train"] | {
+        "images": len(images),
+        "pixels_of_label": {str(label): int(pixels) for label, pixels in enumerate(count) if pixels},
+        "height_px": [crop_px, crop_px],
+        "width_px": [crop_px, crop_px],
+    }
+    return FewImages(prepared.name, prepared.folder, {"train": summary, "val": summary}, tuple(images))
+
+
+def pixels_of_label(records: Sequence[dict]) -> np.ndarray:
+    """int64 [256]"""
+    return np.bincount(np.concatenate([record["label"].ravel() for record in records]), minlength=256)
+
+
+def as_trial(config: ConfigDict) -> ConfigDict:
+    """A copy that sees the images again and again at a constant rate, whole when it scores them."""
+    config = config.copy_and_resolve_references()
+    batch = math.ceil(IMAGES / jax.device_count()) * jax.device_count()
+    config.train.update({"batch_size": batch, "accumulate_steps": 1, "epochs": MOST_STEPS * batch // IMAGES})
+    config.eval.update({"batch_size": batch, "view": "whole", "passes": 1, "figure_images": IMAGES})
+    for section in peer_sections(config).values():
+        section.optim.update({"schedule": "constant", "warmup_steps": 0})
+    return config
+
+
+def overfit(config: ConfigDict, workdir: Path) -> dict:
+    """The trial's results, with "learned": whether the reported peer reached GOAL. Raises as `train.train_and_evaluate`."""
+    validate(config)
+    config, folder, console = as_trial(config), workdir / "trial", Console(markup=False, highlight=False)
+    check_devices(config, devices=jax.device_count())
+    shutil.rmtree(folder, ignore_errors=True)
+    begun = []
+
+    def enough(evaluation: Evaluation) -> bool:
+        begun.append(time.monotonic())  # the first scoring comes after the first step: from there all is compiled
+        return mean_iou(evaluation.confusion[config.peer]) > GOAL or (
+            not config.train.max_steps and begun[-1] - begun[0] > SECONDS
+        )
+
+    with explained(config, folder):
+        prepared = few(prepare(config.data), crop_px=config.data.crop_px)
+        with only_here(folder):
+            results = train(
+                config, folder, prepared, console, time.monotonic(), eval_steps=growing(config), enough=enough
+            )
+    scored = results["peers"][config.peer]["mean_iou"]
+    return results | {"learned": scored is not None and scored > GOAL, "training_s": begun[-1] - begun[0]}
+
+
+def growing(config: ConfigDict) -> set[int]:
+    """Steps to score at: 1, 2, 3, 4, 6, 8, 11, …, and the last."""
+    last, steps = config.train.max_steps or MOST_STEPS, [1]
+    while steps[-1] < last:
+        steps.append(min(last, math.ceil(steps[-1] * GROWTH)))
+    return set(steps)
+
+
+def verdict(results: dict, config: ConfigDict, losses: Sequence[float]) -> str:
+    """What came of it, and where it did not, what to look at."""
+    reached = results["peers"][config.peer]["mean_iou"] or 0.0
+    took = f"{results['step']:,} steps, {results['training_s']:.0f} s after the first"
+    if results["learned"]:
+        return f"learned: mean IoU {reached:.3f} on {results['data']['train']} images ({took})"
+    before, after = losses[0], float(np.mean(losses[-10:]))
+    rate = config.optim.learning_rate
+    fell = f"the loss went from {before:.3g} to {after:.3g}"
+    hint = (
+        f"it hardly fell: try config.optim.learning_rate={rate * 10:g} or {rate / 10:g} (now {rate:g}), and look at the labels in"
+        " predictions.png"
+        if after > 0.7 * before
+        else "it falls: the network learns, but slowly here; give it more steps, config.train.max_steps=N"
+    )
+    iou = {name: value for name, value in results["peers"][config.peer]["iou"].items() if value is not None}
+    worst = min(iou, key=iou.get) if iou else "no class"
+    least = f"worst: {worst}, {iou.get(worst, 0.0):.3f}"
+    return f"not learned: mean IoU {reached:.3f} of {GOAL} ({least}; {took}); {fell}, {hint}"

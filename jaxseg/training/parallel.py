@@ -1,0 +1,73 @@
+"""Devices: the one place that knows of pmap, replication and sharding.
+
+In: the pure steps of `step.py` and host arrays. Out: compiled steps over all devices. Everything else is written for
+one device with the axis name `AXIS`; to move from pmap to another way of going parallel, change this file.
+"""
+
+import collections
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import jax_utils
+
+from jaxseg.training.step import eval_step, predict, train_step
+
+AXIS = "batch"
+
+
+def compile_train_step(*, losses: Mapping, seed: int, accumulate_steps: int, skip_nonfinite: bool = False):
+    """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused."""
+
+    def step(seed, peers, batch):
+        options = {"accumulate_steps": accumulate_steps, "skip_nonfinite": skip_nonfinite, "axis_name": AXIS}
+        return train_step(peers, batch, losses=losses, seed=seed, **options)
+
+    # An argument, not a constant of the program: one entry of JAX's compilation cache then serves every seed.
+    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), donate_argnums=(1,))
+    return functools.partial(compiled, np.uint32(seed))
+
+
+def compile_eval_step(*, num_classes: int):
+    """`(replicated peers, sharded batch) -> (replicated confusions, predictions [devices, b, h, w])`."""
+    return jax.pmap(functools.partial(eval_step, num_classes=num_classes, axis_name=AXIS), axis_name=AXIS)
+
+
+def compile_predict():
+    """`(replicated peer, image [devices, b, h, w, 3]) -> logits [devices, b, h, w, c]`."""
+    return jax.pmap(predict, axis_name=AXIS)
+
+
+def replicate(tree: Any) -> Any:
+    """A copy on every local device. The axis name is given so that the first step's output has the input's sharding;
+    otherwise the second step would compile again."""
+    return jax_utils.replicate(tree, axis_name=AXIS)
+
+
+def unreplicate(tree: Any) -> Any:
+    """The first local device's copy, as NumPy arrays of their own: the device's memory may be reused at once."""
+    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
+
+
+def shard(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """[b, ...] of this host -> [local devices, b / local devices, ...], on the devices; does not wait for the copy."""
+    devices = jax.local_devices()
+    sharding = jax.NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), jax.P(AXIS))
+    return {key: jax.device_put(x.reshape(len(devices), -1, *x.shape[1:]), sharding) for key, x in batch.items()}
+
+
+def gather(x: jax.Array) -> np.ndarray:
+    """[local devices, b, ...] -> [local devices · b, ...] of this host."""
+    return np.concatenate([np.asarray(piece.data)[0] for piece in x.addressable_shards])
+
+
+def shard_ahead(batches: Iterable, *, ahead: int = 2) -> Iterator[dict[str, jax.Array]]:
+    """Sharded batches, `ahead` of them already on their way to the devices."""
+    waiting = collections.deque()
+    for batch in batches:
+        waiting.append(shard(batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting

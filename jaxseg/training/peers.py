@@ -1,0 +1,106 @@
+"""From the config to peers: network, first variables, optimiser and loss of each, by name.
+
+In: `config` and how many classes and steps there are. Out: `{name: TrainState}` at step 0 and `{name: loss}`; a frozen
+peer has no loss and no optimiser state.
+"""
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from jaxseg.config import InputError, all_fields, field, is_frozen, load_config, peer_sections, section_path
+from jaxseg.labels import LABELS
+from jaxseg.losses import LossFn, make_loss
+from jaxseg.models import initial_variables, make_model
+from jaxseg.training import checkpoint
+from jaxseg.training.optimizers import make_optimizer
+from jaxseg.training.parallel import AXIS
+from jaxseg.training.step import Peers, create_peer
+
+
+def create_peers(
+    config: ConfigDict, *, num_classes: int, steps: int, report: Callable[[str, str], None] | None = None
+) -> tuple[Peers, dict[str, LossFn]]:
+    """The peers that the config asks for; `steps` is what learning rate schedules are laid out over.
+
+    The reported peer starts from the same weights as in a run without the others. report: called with a peer's name and
+    a line for every tensor that comes from `model.init_from`. Raises InputError.
+    """
+    peers, losses = {}, {}
+    for name, section in peer_sections(config).items():
+        model = make_model(section.model, num_classes=num_classes, axis_name=AXIS)
+        seed = config.seed if name == config.peer else zlib.crc32(f"{config.seed} {name}".encode())
+        say = None if report is None else lambda line, name=name: report(name, line)
+        try:
+            variables = first_variables(model, section.model, seed=seed, report=say)
+        except InputError as error:
+            where = f"{section_path(config, name)}.model.init_from={section.model.init_from}"
+            raise InputError(f"{where}: {error}") from error
+        frozen = is_frozen(config, name)
+        tx = optax.identity() if frozen else make_optimizer(section.optim, steps=steps)
+        peers[name] = create_peer(model, tx, variables)
+        if not frozen:
+            losses[name] = make_loss(section.loss, config.mutual)
+    return peers, losses
+
+
+def restored_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple[int | None, Peers]:
+    """Step and peers of one checkpoint of a run: "last", "best" or a number. Without a run: step None, and the weights
+    that `config.model.init_from` names. Raises InputError."""
+    num_classes = LABELS[config.data.name].num_classes
+    if workdir is None:
+        if not config.model.init_from:
+            raise InputError("without --workdir=RUN, config.model.init_from is needed: the weights to use.")
+        return None, create_peers(config, num_classes=num_classes, steps=1)[0]
+    check_same_networks(config, load_config(workdir))
+    with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:
+        step = checkpoint.find_step(manager, which)
+        # Shapes are enough: nothing is drawn, and no initialiser compiled.
+        peers = jax.eval_shape(lambda: create_peers(without_init(config), num_classes=num_classes, steps=1)[0])
+        return step, checkpoint.restore(manager, step, peers)
+
+
+def check_same_networks(config: ConfigDict, trained: ConfigDict) -> None:
+    """That data set and networks are those of the run; dtype and remat may change. Raises InputError."""
+    may_change = ("dtype", "remat")
+    fields = [f for f in all_fields(trained) if ".model." in f".{f}" and not f.endswith(may_change)] + ["data.name"]
+    lines = [
+        f"config.{f} is {field(trained, f)!r} there, {field(config, f)!r} now"
+        for f in fields
+        if field(trained, f) != field(config, f)
+    ]
+    if lines:
+        raise InputError(
+            f"the run's networks are as they were trained: {'; '.join(lines)}. Drop that, or, for weights of another program,"
+            " give --config=FILE in place of --workdir."
+        )
+
+
+def without_init(config: ConfigDict) -> ConfigDict:
+    """A copy that starts from fresh weights: where a checkpoint replaces them, their files need not be there any more."""
+    config = config.copy_and_resolve_references()
+    for section in peer_sections(config).values():
+        section.model.init_from = ""
+    return config
+
+
+def first_variables(model, section: ConfigDict, *, seed: int, report: Callable[[str], None] | None) -> dict:
+    """Fresh variables, or those of a file of weights, or of the best checkpoint of a run. Raises InputError."""
+    folder = Path(section.init_from).expanduser()
+    if not section.init_from or not folder.is_dir():
+        return initial_variables(model, section, seed=seed, report=report)
+    if section.init_parts != "all":
+        raise InputError(f"init_parts={section.init_parts!r} is for files of weights; a run's folder is taken whole.")
+    run = load_config(folder)
+    theirs = run.model.to_dict() | {"init_from": "", "dtype": section.dtype, "remat": section.remat}
+    ours = section.to_dict() | {"init_from": ""}
+    lines = [f"{key}: {theirs[key]!r} there, {ours[key]!r} here" for key in ours if theirs[key] != ours[key]]
+    if lines:
+        raise InputError("that run trained another network: " + "; ".join(lines) + ".")
+    fresh = section.copy_and_resolve_references()
+    fresh.init_from = ""
+    return checkpoint.restore_variables(folder, run, initial_variables(model, fresh, seed=seed), report=report)

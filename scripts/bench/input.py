@@ -1,0 +1,171 @@
+"""Input rate: jaxseg's prepared records against a PyTorch DataLoader on the same raw files, in one run.
+
+    python scripts/bench/input.py --dataset=camvid --source_dir=FOLDER [--batches=200] [--output=FILE.json]
+
+Both give batches of 8 random 224×224 crops of images resized to 234×234, as float32 in [0, 1]. The DataLoader does
+what the study's code does every epoch: decode image and mask by Pillow, resize, crop. jaxseg did the first two once,
+at preparation (its time is printed). Same number of worker processes, in turn, `rounds` times. Needs jaxseg[torch].
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from jaxseg.config import default
+from jaxseg.data import pipeline, transforms
+from jaxseg.data.prepare import prepare
+from jaxseg.data.sources import find_source, read_sample
+from jaxseg.provenance import commit, write_json
+
+
+class RawFiles(torch.utils.data.Dataset):
+    """Decode, resize, crop, at every access."""
+
+    def __init__(self, source, *, size_px: int, crop_px: int):
+        self.source, self.samples, self.size_px, self.crop_px = source, source.samples["train"], size_px, crop_px
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        image, label = transforms.resize_pair(
+            *read_sample(self.source, self.samples[index]), resize="square", size_px=self.size_px
+        )
+        rng = np.random.default_rng(torch.randint(2**31, (1,)).item())
+        image, label = transforms.random_crop(image, label, crop_px=self.crop_px, rng=rng)
+        return torch.from_numpy(image.copy()).permute(2, 0, 1).float().div(255), torch.from_numpy(label.copy()).long()
+
+
+class FromFolder:
+    """A `Source` that workers can receive: found again in every process."""
+
+    def __init__(self, dataset: str, source_dir: str):
+        self.arguments = (dataset, source_dir)
+        self.samples = find_source(*self.arguments).samples
+        self.found = None
+
+    def __getstate__(self):
+        return self.__dict__ | {"found": None}
+
+    def __getattr__(self, name):
+        if name in ("tree", "labels", "name"):
+            if self.found is None:
+                self.found = find_source(*self.arguments)
+            return getattr(self.found, name)
+        raise AttributeError(name)
+
+
+def rate(batches, *, count: int, warm_up: int = 8) -> float:
+    """Images per second over `count` batches after `warm_up`."""
+    for _ in range(warm_up):
+        next(batches)
+    start = time.perf_counter()
+    images = sum(len(next(batches)[0]) for _ in range(count))
+    return images / (time.perf_counter() - start)
+
+
+def torch_rate(source, config, *, workers: int, count: int) -> float:
+    dataset = RawFiles(source, size_px=config.data.size_px, crop_px=config.data.crop_px)
+
+    def endless():
+        loader = torch.utils.data.DataLoader(
+            dataset,
+            config.train.batch_size,
+            shuffle=True,
+            num_workers=workers,
+            drop_last=True,
+            persistent_workers=workers > 0,
+        )
+        while True:
+            yield from loader
+
+    return rate(endless(), count=count)
+
+
+def jaxseg_rate(prepared, config, *, workers: int, count: int) -> float:
+    config.data.workers = workers
+    batches = pipeline.train_batches(prepared, config)
+    try:
+        return rate(((b["image"], b["label"]) for b in batches), count=count)
+    finally:
+        batches.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="camvid")
+    parser.add_argument("--source_dir", required=True)
+    parser.add_argument("--batches", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    config = default()
+    with tempfile.TemporaryDirectory() as folder:
+        config.data.update({"name": options.dataset, "source_dir": options.source_dir, "dir": folder})
+        start = time.perf_counter()
+        prepared = prepare(config.data)
+        preparation_s = time.perf_counter() - start
+        source = FromFolder(options.dataset, options.source_dir)
+        rates = {}
+        for _ in range(options.rounds):
+            for workers in (0, 1, 2):
+                torch_count = max(options.batches // 10, 4) * max(workers, 1)
+                rates.setdefault(("PyTorch", workers), []).append(
+                    torch_rate(source, config, workers=workers, count=torch_count)
+                )
+                rates.setdefault(("jaxseg", workers), []).append(
+                    jaxseg_rate(prepared, config, workers=workers, count=options.batches)
+                )
+    report(options, rates, preparation_s, prepared)
+
+
+def report(options, rates, preparation_s: float, prepared) -> None:
+    """Prints the table and writes the JSON."""
+    cores = os.cpu_count()
+    table = Table(
+        title=f"input, {options.dataset}, images/s on {cores} cores (median, min to max of {options.rounds} rounds)",
+        title_justify="left",
+    )
+    for column in ("worker processes", "PyTorch DataLoader", "jaxseg", "ratio", "jaxseg per core"):
+        table.add_column(column, justify="right")
+    rows = []
+    for workers in (0, 1, 2):
+        theirs, ours = rates["PyTorch", workers], rates["jaxseg", workers]
+        ratio = np.median(ours) / np.median(theirs)
+        # With 0 workers jaxseg reads by threads on all cores, the DataLoader in its one process.
+        used = min(cores, workers or cores)
+        rows.append(
+            {"workers": workers, "torch_images_per_s": theirs, "jaxseg_images_per_s": ours, "ratio": float(ratio)}
+        )
+        cells = [f"{np.median(r):.0f} ({min(r):.0f} to {max(r):.0f})" for r in (theirs, ours)]
+        table.add_row(str(workers), *cells, f"{ratio:.1f}x", f"{np.median(ours) / used:.0f}")
+    Console(width=110).print(table)
+    images = prepared.images("train") + prepared.images("val")
+    print(f"preparation, once: {preparation_s:.1f} s for {images} images ({images / preparation_s:.0f} images/s)")
+    if options.output:
+        versions = {"torch": torch.__version__, "python": sys.version.split()[0]}
+        where = {
+            "command": " ".join(["python", *sys.argv]),
+            "commit": commit(),
+            "cpu_cores": cores,
+            "versions": versions,
+        }
+        write_json(
+            options.output,
+            {"benchmark": "input", **where, "preparation_s": preparation_s, "images": images, "results": rows},
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Device memory of the training step that an experiment file describes, by the compiler's own account, and what fits.
+
+    python scripts/bench/memory.py [--config=configs/mutual_cityscapes.py] [--batches=4,8] [--output=FILE.json]
+
+Compiles the step, without running it, at two batch sizes for float32 and, but on a CPU, bfloat16, with and without
+`model.remat`, and reads `memory_analysis()`: arguments (parameters, optimiser states, batch), temporaries and outputs,
+less what is donated. Between and beyond the two sizes memory is taken as linear in the batch. It is the plan for the
+device it runs on: a CPU computes bfloat16 convolutions in float32, so its plan for them says nothing; a GPU's libraries
+take workspaces on top.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from jaxseg.cli import try_config_file
+from jaxseg.config import find_config_file, peer_sections
+from jaxseg.provenance import commit, write_json
+from jaxseg.studies.estimate import abstract_peers
+from jaxseg.training import parallel
+
+DEVICES_GB = (16, 24, 80)  # of 10^9 bytes
+IN_USE = 0.9  # share of a device's memory taken as usable: contexts, workspaces and fragmentation have the rest
+
+
+def needed_bytes(config, batch_size: int) -> int:
+    """Peak memory of one step on one device."""
+    config = config.copy_and_resolve_references()
+    config.train.batch_size = batch_size
+    peers, losses, batch = abstract_peers(config)
+    step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
+    devices = jax.local_device_count()
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), (peers, batch))
+    memory = step.func.lower(*step.args, *shapes).compile().memory_analysis()
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return total - memory.alias_size_in_bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/mutual_cityscapes.py")
+    parser.add_argument("--batches", default="4,8", help="two sizes, per device")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    config = try_config_file(find_config_file(options.config))
+    small, large = map(int, options.batches.split(","))
+    device = jax.devices()[0].device_kind
+    table = Table(title=f"{options.config}, {config.data.crop_px} pixels, compiled for {device}", title_justify="left")
+    for column in (
+        "dtype",
+        "remat",
+        f"batch {small}",
+        f"batch {large}",
+        "an image",
+        *(f"fit {gb} GB" for gb in DEVICES_GB),
+    ):
+        table.add_column(column, justify="right")
+    rows = []
+    for dtype in ("float32",) if jax.default_backend() == "cpu" else ("float32", "bfloat16"):
+        for remat in (False, True):
+            for section in peer_sections(config).values():
+                section.model.dtype, section.model.remat = dtype, remat
+            start = time.monotonic()
+            low, high = needed_bytes(config, small), needed_bytes(config, large)
+            each = (high - low) / (large - small)
+            fit = {gb: int((IN_USE * gb * 1e9 - low) / each + small) for gb in DEVICES_GB}
+            rows.append({"dtype": dtype, "remat": remat, "bytes": {small: low, large: high}, "images_that_fit_gb": fit})
+            mega = (f"{value / 1e6:,.0f} MB" for value in (low, high, each))
+            table.add_row(dtype, "yes" if remat else "no", *mega, *map(str, fit.values()))
+            print(f"{dtype}, remat={remat}: compiled in {time.monotonic() - start:.0f} s", file=sys.stderr)
+    Console(width=100).print(table)
+    print(f"Fit: images a device in {IN_USE:.0%} of its memory.")
+    if options.output:
+        where = {"command": " ".join(["python", *sys.argv]), "commit": commit(), "device": device}
+        write_json(options.output, {"benchmark": "memory", **where, "jax": jax.__version__, "results": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""What more devices cost: step time over simulated ones, bytes that are all-reduced, and a model of real ones.
+
+    python -m scripts.bench.scaling [--devices=1,2,4,8] [--steps=20] [--output=results/scaling_cpu]
+
+Writes OUTPUT.json and OUTPUT.md. Measured: the training step of the three models, small, at one global batch, over 1, 2, 4, 8
+simulated devices which share this machine's cores, so that what grows is the cost of dividing; and what the compiled
+program of the networks at the study's size all-reduces. Modelled, with assumptions printed: efficiency on 8 H100 and on
+64 TPU v5e chips, and what the input must deliver there. Nothing has run on either.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+MODELS = ("unet", "rmi", "mutual")
+SMALL = {"features": 8, "stem_features": 8, "backbone": "resnet14", "crop_px": 64, "batch_size": 8}
+# Bytes do not depend on the image: a small one compiles sooner.
+STUDY = {"features": 32, "stem_features": 64, "backbone": "resnet50", "crop_px": 32, "batch_size": 8}
+BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "s64": 8, "f64": 8}
+IMAGES_PER_CORE = 800  # images/s that one core reads and crops: results/bench_input_camvid.json
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """n devices. Rates are assumptions: a tenth of peak arithmetic, a third of memory, half of a link; latency a guess."""
+
+    name: str
+    devices: int
+    per_host: int
+    flops: float  # per second and device
+    memory: float  # bytes per second and device
+    link: float  # bytes per second out of a device
+    latency_s: float  # of one small all-reduce over all devices
+    source: str
+
+
+MACHINES = (
+    Machine(
+        "8 × H100", 8, 8, 50e12, 1.1e12, 225e9, 20e-6,
+        "NVIDIA's data sheet of the SXM: 495 TFLOP/s TF32, 3.35 TB/s, NVLink 450 GB/s each way",
+    ),
+    Machine(
+        "TPU v5e-64", 64, 8, 20e12, 0.27e12, 100e9, 20e-6,
+        "Google's page on v5e: 197 TFLOP/s bf16, 819 GB/s, 400 GB/s both ways together, 8 chips a host",
+    ),
+)  # fmt: skip
+
+
+def small_config(model: str, sizes: dict, *, batch_size: int | None = None):
+    """The config of one of the models at these sizes."""
+    from jaxseg.config import default, use_mutual_learning, use_rmi
+
+    config = default()
+    {"unet": lambda _: None, "rmi": use_rmi, "mutual": use_mutual_learning}[model](config)
+    config.model.features, config.data.crop_px = sizes["features"], sizes["crop_px"]
+    config.train.batch_size = batch_size or sizes["batch_size"]
+    for peer in config.peers.values():
+        peer.model.update({key: sizes[key] for key in ("stem_features", "backbone")})
+    return config
+
+
+def compiled_step(config, *, devices: int):
+    """(compiled training step, the arguments' shapes) over all devices."""
+    import jax
+
+    from jaxseg.studies.estimate import abstract_peers
+    from jaxseg.training import parallel
+
+    peers, losses, batch = abstract_peers(config)
+    step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
+    peers = jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), peers)
+    share = jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, x.shape[0] // devices, *x.shape[1:]), x.dtype), batch)
+    return step.func.lower(*step.args, peers, share).compile(), losses
+
+
+def all_reduces(program: str) -> list[int]:
+    """Bytes of every all-reduce of a compiled program, as its text lists them: `(f32[3], f32[]) all-reduce(`."""
+    found = []
+    for shapes in re.findall(r"= (\([^)]*\)|\S+) all-reduce(?:-start)?\(", program):
+        sizes = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
+        found.append(sum(BYTES[dtype] * math.prod(map(int, filter(None, dims.split(",")))) for dtype, dims in sizes))
+    return found
+
+
+def measured_here(model: str, steps: int) -> dict:
+    """Seconds of a step over all devices of this process, and what is all-reduced."""
+    import jax
+    import numpy as np
+
+    from jaxseg.training import parallel
+    from jaxseg.training.peers import create_peers
+
+    config, devices = small_config(model, SMALL), jax.local_device_count()
+    compiled, losses = compiled_step(config, devices=devices)
+    bytes_ = all_reduces(compiled.as_text())
+    peers = parallel.replicate(create_peers(config, num_classes=19, steps=100)[0])
+    step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
+    px, size, rng = config.data.crop_px, config.train.batch_size, np.random.default_rng(0)
+    label = rng.integers(0, 19, (size, px, px)).astype(np.int32)
+    image = rng.random((size, px, px, 3), np.float32)
+    batch = parallel.shard({"image": image, "label": label, "valid": np.ones_like(label, bool)})
+    seconds = []
+    for _ in range(3 + steps):
+        began = time.perf_counter()
+        peers, measurements = step(peers, batch)
+        jax.block_until_ready(measurements)
+        seconds.append(time.perf_counter() - began)
+    return {"seconds": sorted(seconds[3:]), "all_reduces": len(bytes_), "bytes": sum(bytes_)}
+
+
+def counted_here(model: str) -> dict:
+    """What one network or pair at the study's size all-reduces in a step."""
+    import jax
+
+    from jaxseg.studies.estimate import abstract_peers
+
+    config = small_config(model, STUDY)
+    bytes_ = all_reduces(compiled_step(config, devices=jax.local_device_count())[0].as_text())
+    params = sum(x.size for peer in abstract_peers(config)[0].values() for x in jax.tree.leaves(peer.params))
+    return {"parameters": params, "all_reduces": len(bytes_), "bytes": sum(bytes_)}
+
+
+def child(devices: int, what: str, model: str, steps: int) -> dict:
+    """`measured_here` or `counted_here` in a process of so many simulated devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    command = [sys.executable, "-m", "scripts.bench.scaling", f"--child={what}", f"--model={model}", f"--steps={steps}"]
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def modelled(model: str, counted: dict, machine: Machine, images: int) -> dict:
+    """A step of `images` a device: computation, then all-reduces, nothing overlapped (XLA overlaps some).
+
+    Bytes go around a ring: each device sends 2 (n - 1) / n of them. Every all-reduce waits `latency_s`.
+    """
+    from jaxseg.studies.estimate import Device, estimate
+
+    study = STUDY | {"crop_px": 224}
+    cost = estimate(small_config(model, study, batch_size=images))
+    compute_s = cost.seconds(Device(machine.name, machine.flops, machine.memory))
+    n = machine.devices
+    bytes_s = 2 * (n - 1) / n * counted["bytes"] / machine.link
+    latency_s = counted["all_reduces"] * machine.latency_s
+    total_s = compute_s + bytes_s + latency_s
+    images_per_s = machine.per_host * images / total_s
+    return {
+        "machine": machine.name,
+        "images": images,
+        "compute_ms": 1e3 * compute_s,
+        "bytes_ms": 1e3 * bytes_s,
+        "latency_ms": 1e3 * latency_s,
+        "efficiency": compute_s / total_s,
+        "host_images_per_s": images_per_s,
+        "host_cores": math.ceil(images_per_s / IMAGES_PER_CORE),
+    }
+
+
+def document(results: dict) -> str:
+    """The page: tables of what was measured and modelled, and what follows."""
+    measured, counted, expected = (results[key] for key in ("measured", "counted", "modelled"))
+    devices = sorted({int(d) for row in measured.values() for d in row})
+    lines = [
+        "# More devices",
+        "",
+        f"Made by `{results['command']}`; numbers in the JSON beside it.",
+        "",
+        "## Measured: the cost of dividing",
+        "",
+        f"One step of {SMALL['batch_size']} images of {SMALL['crop_px']} pixels, {SMALL['features']} features, over simulated"
+        f" devices that share {results['cores']} cores: median ms of {results['steps']} (fastest to slowest). A row that does not"
+        " grow would be ideal; what grows is threads that take turns on the cores and wait for each other at every all-reduce.",
+        "",
+        "| | " + " | ".join(f"{d} device{'s' * (d > 1)}" for d in devices) + " |",
+        "| --- |" + " --: |" * len(devices),
+    ]
+    for model, row in measured.items():
+        cells = []
+        for d in devices:
+            seconds = [1e3 * s for s in row[str(d)]["seconds"]]
+            cells.append(f"{seconds[len(seconds) // 2]:.0f} ({seconds[0]:.0f} to {seconds[-1]:.0f})")
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "## Counted: what is all-reduced in a step",
+        "",
+        "From the program that XLA compiles for 8 CPU devices, at the study's size. Gradients are 4 bytes a parameter; the rest"
+        " is BatchNorm's sums over the whole batch, forward and backward, and the logged scalars. It does not depend on image or"
+        " batch.",
+        "",
+        "| | parameters | 4 bytes each | all-reduced | all-reduces |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    for model, row in counted.items():
+        sizes = f"{4e-6 * row['parameters']:.2f} MB | {1e-6 * row['bytes']:.2f} MB"
+        lines.append(f"| {model} | {row['parameters']:,} | {sizes} | {row['all_reduces']} |")
+    lines += [
+        "",
+        "## Modelled: two machines",
+        "",
+        "efficiency = computation / (computation + bytes + latency), nothing overlapped. Assumed, not measured: a tenth of peak"
+        " arithmetic and a third of the memory's rate (as `jaxseg/studies/estimate.py`), half of a link, and"
+        f" {1e6 * MACHINES[0].latency_s:.0f} µs an all-reduce. Peaks: "
+        + "; ".join(f"{m.name}: {m.source}" for m in MACHINES)
+        + f". Input: {IMAGES_PER_CORE} images/s a core, measured on CamVid.",
+        "",
+        "| | machine | images a device | computation | bytes | latency | efficiency | images/s a host | cores for it |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for model, rows in expected.items():
+        for row in rows:
+            lines.append(
+                f"| {model} | {row['machine']} | {row['images']} | {row['compute_ms']:.1f} ms | {row['bytes_ms']:.2f} ms |"
+                f" {row['latency_ms']:.1f} ms | {row['efficiency']:.2f} | {row['host_images_per_s']:,.0f} |"
+                f" {row['host_cores']} |"
+            )
+    return "\n".join([*lines, "", WHERE_IT_BREAKS])
+
+
+WHERE_IT_BREAKS = """## Where it breaks
+
+- **Latency, not bytes.** Gradients cross in a fraction of a millisecond; BatchNorm over the whole batch is one small
+  all-reduce after the other, in the middle of the network, and cannot be overlapped. With one image a device it is the
+  largest part after the computation. It is the price of statistics that do not depend on the number of devices.
+- **The study's batch of 8** occupies 8 devices with an image each and no more: `config.train.batch_size` must be a multiple of
+  all devices. 64 chips need 64 images, which is another experiment: rate and schedule are to be chosen anew.
+- **Input.** A host must deliver the images of the last columns; one core's measured rate says how many cores. The rate is of
+  records on a local disk: on a shared one, copy `config.data.dir` to each host.
+- **Scoring** pads the last batch to `config.eval.batch_size`: with 64 devices, 500 images in batches of 64 waste 2 %.
+- **Checkpoints** are written by the first host alone, from one copy: 12 bytes a parameter. Every host reads all of it at a start.
+- **Memory does not divide**: parameters and optimiser states are whole on every device.
+- **One host that is gone ends all** within 30 seconds; the run goes on from the last checkpoint, with any number of hosts that
+  divides the batch. `config.checkpoint.every_steps` says how much is lost.
+"""
+
+
+def main(options: argparse.Namespace) -> None:
+    if options.child:
+        found = (
+            measured_here(options.model, options.steps) if options.child == "measure" else counted_here(options.model)
+        )
+        print(json.dumps(found))
+        return
+    import jax
+
+    from jaxseg.provenance import command, commit, write_json
+
+    measured, counted, expected = {}, {}, {}
+    for model in MODELS:
+        measured[model] = {d: child(int(d), "measure", model, options.steps) for d in options.devices.split(",")}
+        counted[model] = child(8, "count", model, options.steps)
+        expected[model] = [modelled(model, counted[model], m, images) for m in MACHINES for images in (1, 8)]
+        print(model, json.dumps(counted[model]), flush=True)
+    about = {"command": command(), "commit": commit(), "jax": jax.__version__, "cores": os.cpu_count()}
+    results = about | {"steps": options.steps, "measured": measured, "counted": counted, "modelled": expected}
+    write_json(options.output.with_suffix(".json"), results)
+    options.output.with_suffix(".md").write_text(document(results))
+    print(f"written: {options.output}.json, {options.output}.md")
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--devices", default="1,2,4,8")
+    parser.add_argument("--steps", type=int, default=20, help="timed ones")
+    parser.add_argument("--output", type=Path, default=Path("results/scaling_cpu"))
+    parser.add_argument("--child", choices=("measure", "count"), help=argparse.SUPPRESS)
+    parser.add_argument("--model", choices=MODELS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(parse_options())

@@ -1,0 +1,196 @@
+"""Every export format of both networks at their real sizes: how far a file's logits are from the network's own.
+
+    python scripts/checks/exports.py [--size=224] [--networks=unet,deeplabv3] [--output=FILE.json]
+
+Networks with 21 classes, a U-Net of 32 features and a DeepLabV3 of ResNet-50, with fresh weights and, as after
+training, statistics of BatchNorm that are those of images. Each format is written, read back and run on random images, as
+`python -m jaxseg.export` does it; ONNX files are for --size pixels. PyTorch's files are also loaded, strictly, into
+networks written in PyTorch and run there. What the networks themselves differ by from float64 says what rounding is: the
+source of `jaxseg.export.TOLERANCE`. What needs jaxseg[onnx] or jaxseg[torch] is an empty cell where that is not
+installed. Status 1 where a file is refused.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxseg.config import InputError, default
+from jaxseg.export import TOLERANCE, Export, RefusedError, differences, on_cpu, predictor, prepare, versions, write
+from jaxseg.models import initial_variables, make_model
+from jaxseg.models.layers import BatchNorm
+from jaxseg.models.torch_weights import flatten, from_own_names
+from jaxseg.provenance import command, commit, write_json
+
+CLASSES = 21
+FILES = {  # what is written: format and suffix
+    "StableHLO": ("stablehlo", ".stablehlo"),
+    "safetensors": ("safetensors", ".safetensors"),
+    "PyTorch, .safetensors": ("torch", ".safetensors"),
+    "PyTorch, .npz": ("torch", ".npz"),
+    "PyTorch, .pth": ("torch", ".pth"),
+    "ONNX": ("onnx", ".onnx"),
+}
+
+
+def config_of(network: str):
+    config = default()
+    config.data.name = "voc2012"
+    config.model.name = config.peer = network
+    return config
+
+
+def trained_variables(section) -> dict:
+    """Fresh weights, BatchNorm's scales uniform in [0.5, 1.5], its biases normal(0, 0.1), and as its statistics those of
+    eight random images, layer after layer: no layer's share in the logits dies out, as it would with means 0 and
+    variances 1."""
+    rng = np.random.default_rng(0)
+    model = make_model(section, num_classes=CLASSES, axis_name=None)
+    fresh = jax.device_get(initial_variables(model, section, seed=0))
+    arrays = flatten(fresh)
+    for name, array in arrays.items():
+        *_, layer, kind = name.split("/")
+        if layer.startswith("norm") and kind in ("scale", "bias"):
+            drawn = rng.uniform(0.5, 1.5, array.shape) if kind == "scale" else rng.normal(0, 0.1, array.shape)
+            arrays[name] = drawn.astype(np.float32)
+    variables = from_own_names(arrays, target=fresh)
+    variables["batch_stats"] = jax.tree.map(np.zeros_like, variables["batch_stats"])
+    image = rng.random((8, 64, 96, 3), np.float32)
+    rngs = {"dropout": jax.random.key(0)}
+    _, updated = jax.jit(lambda v: model.apply(v, image, train=True, mutable=["batch_stats"], rngs=rngs))(variables)
+    moments = jax.tree.map(lambda x: np.asarray(x) / BatchNorm.momentum, updated["batch_stats"])
+    return variables | {"batch_stats": moments}
+
+
+def in_pytorch(export: Export, path: Path):
+    """The network in PyTorch with the file's tensors, every one of them: image [b, h, w, 3] -> logits [b, h, w, c]."""
+    import torch
+
+    from scripts.torch_reference.deeplabv3 import TorchDeepLabV3
+    from scripts.torch_reference.unet import TorchUNet
+
+    if export.section.name == "unet":
+        network = TorchUNet(CLASSES, export.section.features)
+    else:
+        section = export.section
+        network = TorchDeepLabV3(CLASSES, section.backbone, section.stem_features, section.output_stride)
+    if export.suffix == ".pth":
+        state_dict = torch.load(path, weights_only=True)
+    else:
+        from safetensors.torch import load_file
+
+        state_dict = load_file(path)
+    network.load_state_dict(state_dict, strict=True)
+    network.eval()
+
+    def predict(image):
+        with torch.no_grad():
+            return network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous().numpy()
+
+    return predict
+
+
+def in_float64(export: Export):
+    """The network itself in float64, whose distance from float32 is what rounding does."""
+    model = export.model.clone(dtype=jnp.dtype("float64"))
+
+    def predict(image):
+        with jax.enable_x64(True):
+            return np.asarray(predictor(model, export.variables)(image.astype(np.float64)), np.float32)
+
+    return predict
+
+
+def rounding(network: str, size_px: int) -> list[dict]:
+    """Rows of the network itself in float64, at the sizes of the check and at that of ONNX files."""
+    config, rows = config_of(network), []
+    variables = trained_variables(config.model)
+    for size in (None, (size_px, size_px)):
+        export = prepare(config, variables, peer=network, step=None, format="onnx", size_px=size)
+        with on_cpu():
+            measured = differences(export, in_float64(export))
+        rows.append(
+            {"network": network, "file": f"itself in float64{f', {size_px} pixels' if size else ''}"} | measured
+        )
+    return rows
+
+
+def check(network: str, name: str, folder: Path, size_px: int) -> list[dict]:
+    """A row for the file, and for PyTorch's one more of the network in PyTorch; without numbers where something lacks."""
+    format, suffix = FILES[name]
+    config = config_of(network)
+    size = (size_px, size_px) if format == "onnx" else None
+    variables = trained_variables(config.model)
+    export = prepare(config, variables, peer=network, step=None, format=format, suffix=suffix, size_px=size)
+    row, output, start = {"network": network, "file": name}, folder / f"{network}{suffix}", time.monotonic()
+    try:
+        measured = write(export, output)["verified"]
+    except (InputError, RefusedError) as error:
+        return [row | {"refused" if isinstance(error, RefusedError) else "left_out": str(error)}]
+    rows = [row | measured | {"bytes": output.stat().st_size, "seconds": time.monotonic() - start}]
+    if format == "torch" and suffix != ".npz":
+        row = {"network": network, "file": f"{name}, run in PyTorch"}
+        try:
+            with on_cpu():
+                measured = differences(export, in_pytorch(export, output))
+            within = measured["max_difference_over_std"] <= TOLERANCE["float32"]
+            rows.append(row | measured | ({} if within else {"refused": "PyTorch's logits are others"}))
+        except ImportError:
+            rows.append(row | {"left_out": "PyTorch is not installed"})
+    return rows
+
+
+def print_table(rows: list[dict], title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("network", "file", "MB", "largest difference", "over logits' std", "same class", "s"):
+        table.add_column(column, justify="left" if column in ("network", "file") else "right")
+    for row in rows:
+        cells = [""] * 5
+        if "max_difference" in row:
+            cells[1:4] = [f"{row[key]:.1e}" for key in ("max_difference", "max_difference_over_std")] + [
+                f"{row['same_class']:.3%}"
+            ]
+        if "bytes" in row:
+            cells[0], cells[4] = f"{row['bytes'] / 1e6:.1f}", f"{row['seconds']:.0f}"
+        table.add_row(row["network"], row["file"], *cells, style="bold red" if "refused" in row else None)
+    Console(width=120).print(table)
+    for row in rows:
+        for what in ("refused", "left_out"):
+            if what in row:
+                print(f"{row['network']}, {row['file']}: {what.replace('_', ' ')}: {row[what]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=224, help="pixels, of ONNX files")
+    parser.add_argument("--networks", default="unet,deeplabv3")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for network in options.networks.split(","):
+            rows += rounding(network, options.size)
+            for name in FILES:
+                rows += check(network, name, Path(folder), options.size)
+                print(f"{network}, {name}: done", file=sys.stderr)
+    print_table(rows, f"files against the networks they are of, jax {jax.__version__}")
+    if options.output:
+        where = {"command": command(), "commit": commit(), "device": jax.devices("cpu")[0].device_kind}
+        found = versions("onnx") | versions("safetensors") | versions("torch")
+        write_json(
+            options.output, {"check": "exports", **where, "versions": found, "tolerance": TOLERANCE, "results": rows}
+        )
+    return 1 if any("refused" in row for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

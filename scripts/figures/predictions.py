@@ -1,0 +1,77 @@
+"""Rows of image, ground truth and the prediction of each run, as in the study's Figures 1 and 2.
+
+    python -m scripts.figures.predictions [NAME=]RUN … [--val=0,7,12 | --images FILE …] [--checkpoint=last|best|STEP]
+                                       [--output=predictions.png]
+
+RUN is a folder that `python -m jaxseg.main` trained in; NAME stands above its column. Without --images: validation
+images of the first run's data set, by number. With: pictures of any size, without ground truth, predicted as by
+`python -m jaxseg.predict`. All runs must know the same classes. Void is white in the truth; predictions there are shown as
+they are.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ml_collections import ConfigDict
+
+from jaxseg.cli import EXIT_INPUT
+from jaxseg.config import InputError, load_config
+from jaxseg.data.prepare import prepare
+from jaxseg.inference.predictor import restored, to_pixels
+from jaxseg.labels import LABELS
+from jaxseg.reporting.terminal import prediction_figure
+
+
+def chosen_images(config: ConfigDict, options: argparse.Namespace) -> tuple[list, list | None]:
+    """Images and, of the validation split, their label maps. Raises InputError."""
+    if not options.images:
+        records = prepare(config.data).records("val")
+        numbers = options.val.split(",")
+        if not all(number.isdecimal() and int(number) < len(records) for number in numbers):
+            raise InputError(f"--val={options.val}: there are validation images 0 to {len(records) - 1}.")
+        shown = [records[int(number)] for number in numbers]
+        return [record["image"] for record in shown], [record["label"] for record in shown]
+    return [to_pixels(path) for path in options.images], None
+
+
+def main(options: argparse.Namespace) -> None:
+    runs = {}
+    for run in options.runs:
+        name, equals, folder = run.partition("=")
+        runs[name if equals else Path(run).name] = Path(folder if equals else run)
+    configs = {name: load_config(folder) for name, folder in runs.items()}
+    first = next(iter(configs.values()))
+    for name, config in configs.items():
+        if LABELS[config.data.name] is not LABELS[first.data.name]:
+            raise InputError(
+                f"{name} knows the classes of {config.data.name}, {next(iter(configs))} those of {first.data.name}."
+            )
+    images, truth = chosen_images(first, options)
+    predictions = {}
+    for name, config in configs.items():
+        (network,) = restored(config, runs[name], options.checkpoint, names=[config.peer])
+        predictions[name] = [network.predict(image, resize="run" if options.images else "none") for image in images]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    prediction_figure(options.output, images, truth, predictions, LABELS[first.data.name])
+    print(f"written: {options.output}")
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN")
+    parser.add_argument("--val", default="0,1,2,3", help="numbers of validation images")
+    parser.add_argument("--images", nargs="+", type=Path, default=[])
+    parser.add_argument("--checkpoint", default="last")
+    parser.add_argument("--output", type=Path, default=Path("predictions.png"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_options())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)

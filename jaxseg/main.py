@@ -14,7 +14,8 @@ from pathlib import Path
 from absl import flags
 
 from jaxseg import cli
-from jaxseg.config import InputError, validate
+from jaxseg.config_checks import validate
+from jaxseg.errors import InputError
 from jaxseg.reporting import terminal
 from jaxseg.training import distributed
 from jaxseg.training.loop import train_and_evaluate
@@ -44,7 +45,7 @@ def main() -> int | None:
     if flags.FLAGS.mode != "train":
         return try_out(config, workdir, flags.FLAGS.mode)
     results = train_and_evaluate(config, workdir)
-    if not distributed.is_first():
+    if not distributed.is_primary_host():
         return
     terminal.print_results(results)
     print(f"figure:  {workdir / 'predictions.png'}")

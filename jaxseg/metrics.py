@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Int
 from scipy import ndimage
 
+from jaxseg import metrics
+
 BOUNDARY_WIDTH = 0.02  # of the image's diagonal: Cheng et al., "Boundary IoU" (CVPR 2021)
 
 
@@ -105,3 +107,27 @@ def _has_others_near(classes: np.ndarray, valid: np.ndarray, near: int) -> np.nd
     window = {"size": 2 * near + 1, "mode": "constant"}
     lowest, highest = ndimage.minimum_filter(low, cval=-2, **window), ndimage.maximum_filter(high, cval=-1, **window)
     return lowest != highest
+
+
+def scores(confusion: np.ndarray, names: tuple[str, ...]) -> dict:
+    """The metrics of one confusion matrix, ready for JSON; an absent class is null."""
+    iou = metrics.iou_per_class(confusion)
+    summary = {
+        "mean_iou": metrics.mean_iou(confusion),
+        "pixel_accuracy": metrics.pixel_accuracy(confusion),
+        "mean_accuracy": metrics.mean_accuracy(confusion),
+        "frequency_weighted_iou": metrics.frequency_weighted_iou(confusion),
+    }
+    return {
+        **{key: None if np.isnan(value) else value for key, value in summary.items()},
+        "classes_present": int((~np.isnan(iou)).sum()),
+        "pixels": int(confusion.sum()),
+        "iou": by_name(names, iou),
+        "accuracy": by_name(names, metrics.class_accuracy(confusion)),
+        "confusion": confusion.tolist(),
+    }
+
+
+def by_name(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
+    """A number per class, null where it is NaN."""
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}

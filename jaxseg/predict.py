@@ -4,7 +4,7 @@
         [--resize=run|none] [--window_px=224 [--overlap=0.5]] [--scales=0.75,1,1.25] [--flip] [--probabilities]
     python -m jaxseg.predict --config=configs/unet_voc.py --config.model.init_from=FILE.pth IMAGE … --output=DIR
 
-Out, each under the picture's own name: masks/ (PNG of class numbers with the data set's colours), overlays/ (JPEG), for
+Out, each under the picture's own name: masks/ (PNG of class numbers with the data set's colors), overlays/ (JPEG), for
 Cityscapes label_ids/ (PNG of raw ids, as its evaluation server takes them), with --probabilities probabilities/ (.npy,
 float16 [h, w, c]), and predictions.json. A file that is no image is told and the rest go on; the exit status is then 2.
 """
@@ -23,9 +23,9 @@ from PIL import Image
 
 from jaxseg import cli
 from jaxseg.cli import EXIT_INPUT
-from jaxseg.config import InputError
-from jaxseg.data.prepare import progress_bar
-from jaxseg.data.records import ordered_map
+from jaxseg.console import progress_bar
+from jaxseg.errors import InputError
+from jaxseg.files import parallel_map, write_json
 from jaxseg.inference.predictor import (
     Network,
     View,
@@ -39,13 +39,13 @@ from jaxseg.inference.predictor import (
     to_pixels,
 )
 from jaxseg.labels import LABELS, Labels
-from jaxseg.provenance import origin, write_json
-from jaxseg.training.failures import explained
+from jaxseg.provenance import origin
+from jaxseg.training.failures import failures_as_errors
 
 # Of pictures in a folder; other files are taken where they are named.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 INDEX = "predictions.json"
-OVERLAY = 0.5  # share of the class colour
+OVERLAY = 0.5  # share of the class color
 
 
 def find_pictures(arguments: Iterable[str], *, output: Path) -> list[Path]:
@@ -136,7 +136,7 @@ def predict_each(
     names, order, waiting = names_of(paths), by_shape(paths, network, view), []
 
     def readable() -> Iterator[np.ndarray]:
-        for number, image in zip(order, ordered_map(read, [paths[n] for n in order]), strict=True):
+        for number, image in zip(order, parallel_map(read, [paths[n] for n in order]), strict=True):
             if isinstance(image, InputError):
                 failed[str(paths[number])] = str(image)
                 print(f"error: {image}", file=sys.stderr)
@@ -202,7 +202,7 @@ def main(arguments: list[str]) -> int:
     paths = find_pictures(arguments, output=output)
     make_folder(output)
     workdir = Path(values.workdir).expanduser() if values.workdir else None
-    with explained(config, output, predicting=True):
+    with failures_as_errors(config, output, predicting=True):
         (network,) = restored(config, workdir, values.checkpoint, names=[values.peer or config.peer])
         check_window(network, view)
         about = {"workdir": values.workdir, "step": network.step, "peer": network.name, "view": str(view)}

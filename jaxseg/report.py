@@ -22,7 +22,7 @@ from pathlib import Path
 from absl import flags
 
 from jaxseg import cli
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 from jaxseg.reporting.comparison import (
     DATASETS,
     METRICS,
@@ -37,7 +37,7 @@ from jaxseg.reporting.comparison import (
     paired,
     questions,
     score,
-    summarise,
+    summarize,
 )
 from jaxseg.reporting.figures import draw, kinds
 from jaxseg.reporting.html.document import report_page
@@ -98,7 +98,7 @@ def write_page(text: str, output: Path) -> None:
 def table1(study: Study, dataset: str, protocol: str) -> dict[str, dict[str, Summary]]:
     """Model -> metric -> score over seeds: a row of the paper's Table 1."""
     return {
-        model: {k: summarise([score(run, k) for run in study.of(dataset, protocol, model).values()]) for k in METRICS}
+        model: {k: summarize([score(run, k) for run in study.of(dataset, protocol, model).values()]) for k in METRICS}
         for model in MODELS
     }
 
@@ -211,7 +211,7 @@ def arm_lines(study: Study) -> list[list[str]]:
     for where in dict.fromkeys((*setting, arm) for setting in study.settings for arm in arms):
         runs = study.of(*where)
         if runs or study.planned(*where):
-            scores = [cell(summarise([score(run, metric) for run in runs.values()])) for metric in METRICS]
+            scores = [cell(summarize([score(run, metric) for run in runs.values()])) for metric in METRICS]
             lines.append([DATASETS[where[0]], *where[1:], str(len(runs)), *scores])
     return lines
 
@@ -251,7 +251,7 @@ def class_tables(study: Study) -> list[str]:
 
 def class_summary(runs: dict[int, dict], name: str) -> Summary:
     values = (class_scores(run).get(name) for run in runs.values())
-    return summarise([math.nan if value is None else value for value in values])
+    return summarize([math.nan if value is None else value for value in values])
 
 
 def figure_link(study: Study, kind: str, caption: str) -> str:

@@ -99,7 +99,7 @@ def _(folder):
     path.write_bytes(content)
 
 
-@from_raw("image", "of 16 bits", "train_1.png: image mode I;16; expected 8-bit colour or gray")
+@from_raw("image", "of 16 bits", "train_1.png: image mode I;16; expected 8-bit color or gray")
 def _(folder):
     Image.fromarray(np.zeros((40, 48), np.uint16)).save(folder / "camvid/train/train_1.png")
 
@@ -138,7 +138,7 @@ def _(folder):
     path.write_bytes(path.read_bytes()[:60])
 
 
-@from_raw("mask", "in colour", "the mask is a RGB image; expected one label id per pixel")
+@from_raw("mask", "in color", "the mask is a RGB image; expected one label id per pixel")
 def _(folder):
     Image.new("RGB", (48, 40)).save(folder / "camvid/trainannot/train_1.png")
 
@@ -644,7 +644,7 @@ def _(folder):
     (folder / "camvid/val/val_1.png").write_text("image")
 
 
-@picture("of 16 bits", "image mode I;16; expected 8-bit colour or gray", PICTURE)
+@picture("of 16 bits", "image mode I;16; expected 8-bit color or gray", PICTURE)
 def _(folder):
     Image.fromarray(np.zeros((40, 48), np.uint16)).save(folder / PICTURE)
 
@@ -813,10 +813,10 @@ def write_weights(folder: Path) -> None:
     from flax import traverse_util
 
     from jaxseg.models import UNet
-    from jaxseg.models.torch_weights import shapes_of, unet_moves
+    from jaxseg.models.torch_weights import shapes_of, unet_tensor_maps
 
     shapes, found = traverse_util.flatten_dict(shapes_of(UNet(11, 4))), {}
-    for move in unet_moves():
+    for move in unet_tensor_maps():
         shape = shapes[move.collection, *move.path].shape
         axes = move.axes or tuple(range(len(shape)))
         found[move.torch_name] = np.zeros([shape[axes.index(i)] for i in range(len(shape))], np.float32)

@@ -21,8 +21,8 @@ import pytest
 
 from jaxseg.config import default, use_mutual_learning
 from jaxseg.data.prepare import prepare
+from jaxseg.files import write_json
 from jaxseg.labels import LABELS
-from jaxseg.provenance import write_json
 from jaxseg.training import checkpoint
 from jaxseg.training.peers import create_peers
 from tests import raw_data

@@ -67,7 +67,7 @@ def covariances(truth, prob, radius):
     return y @ y.T, y @ p.T, p @ p.T
 
 
-def bound_of_maps(truth, prob, radius):
+def rmi_of_maps(truth, prob, radius):
     """½ log det(M + αI) / d with M = Σyy - Σyp (Σpp + αI)⁻¹ Σypᵀ, as the paper writes it."""
     yy, yp, pp = covariances(truth, prob, radius)
     ridge = ALPHA * np.eye(radius**2)
@@ -97,5 +97,5 @@ def lower_bound(logits, label, *, radius=3, pool="max", pool_size=3):
         for k in range(c):
             truth = pooled(((label[i] == k) & valid).astype(np.float64), pool, pool_size, is_label=True)
             prob = pooled(sigmoid(logits[i, ..., k]) * valid + LEAST_PROB, pool, pool_size, is_label=False)
-            out[i, k] = bound_of_maps(truth, prob, radius)
+            out[i, k] = rmi_of_maps(truth, prob, radius)
     return out

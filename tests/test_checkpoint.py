@@ -6,10 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxseg.config import InputError, default
+from jaxseg.config import default
+from jaxseg.errors import InputError
 from jaxseg.models import UNet
 from jaxseg.training import checkpoint
-from jaxseg.training.step import create_peer
+from jaxseg.training.state import create_peer
 
 
 def peers(seed=0, classes=3, name="unet"):

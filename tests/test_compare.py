@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxseg.config import InputError
-from jaxseg.reporting.comparison import Difference, load_single_runs, load_studies, paired, questions, score, summarise
+from jaxseg.errors import InputError
+from jaxseg.reporting.comparison import Difference, load_single_runs, load_studies, paired, questions, score, summarize
 from tests.study_results import run, write_study
 
 UNET, RMI = (0.41, 0.43, 0.40), (0.44, 0.45, 0.46)
@@ -28,11 +28,11 @@ def study(tmp_path):
 
 def test_summary_by_hand():
     """Mean 2, deviations -1 0 1: standard deviation 1 with n - 1. A NaN is no value."""
-    assert summarise([1.0, 2.0, math.nan, 3.0]) == summarise([1.0, 2.0, 3.0])
-    summary = summarise([1.0, 2.0, 3.0])
+    assert summarize([1.0, 2.0, math.nan, 3.0]) == summarize([1.0, 2.0, 3.0])
+    summary = summarize([1.0, 2.0, 3.0])
     assert (summary.mean, summary.spread, summary.count) == (2.0, 1.0, 3)
-    assert summarise([]).count == 0
-    assert math.isnan(summarise([0.5]).spread)
+    assert summarize([]).count == 0
+    assert math.isnan(summarize([0.5]).spread)
 
 
 def test_paired_interval_is_scipys(study):

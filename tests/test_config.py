@@ -9,17 +9,16 @@ import pytest
 
 from jaxseg import cli
 from jaxseg.config import (
-    InputError,
     all_fields,
-    check_devices,
     default,
-    field,
     find_config_file,
+    get_field,
     load_config,
     unknown_field,
     use_mutual_learning,
-    validate,
 )
+from jaxseg.config_checks import check_devices, validate
+from jaxseg.errors import InputError
 
 PRESETS = sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 
@@ -36,7 +35,7 @@ def changed(config=None, **fields):
     with config.unlocked():
         for path, value in fields.items():
             section, _, leaf = path.replace("__", ".").rpartition(".")
-            (field(config, section) if section else config)[leaf] = value
+            (get_field(config, section) if section else config)[leaf] = value
     return config
 
 
@@ -182,7 +181,7 @@ def test_rmi_presets_follow_study_and_rmi_paper(path):
     assert (loss.radius, loss.pool, loss.pool_size) == (3, "max", 3)
     model_1 = load_preset(path.with_name(path.name.replace("rmi", "unet")))[1]
     model_2 = load_preset(path)[1]
-    differing = [f for f in all_fields(default()) if field(model_1, f) != field(model_2, f)]
+    differing = [f for f in all_fields(default()) if get_field(model_1, f) != get_field(model_2, f)]
     assert differing == ["loss.name", "loss.pixel"]
 
 
@@ -195,7 +194,7 @@ def test_mutual_presets_are_model_1_with_a_teacher(path):
     teacher = config.peers.teacher
     assert (teacher.model.name, teacher.model.backbone, teacher.frozen) == ("deeplabv3", "resnet50", False)
     model_1 = load_preset(path.with_name(path.name.replace("mutual", "unet")))[1]
-    assert [f for f in all_fields(default()) if field(model_1, f) != field(config, f)] == ["peer"]
+    assert [f for f in all_fields(default()) if get_field(model_1, f) != get_field(config, f)] == ["peer"]
 
 
 @pytest.mark.parametrize("path", [p for p in PRESETS if p.stem != "demo"], ids=lambda path: path.stem)
@@ -235,10 +234,10 @@ def test_presets_are_found_from_anywhere(tmp_path, monkeypatch):
 
 
 def test_every_checked_field_exists():
-    from jaxseg.config import AT_LEAST, CHOICES
+    from jaxseg.config_checks import AT_LEAST, CHOICES
 
     for path in [*AT_LEAST, *CHOICES]:
-        field(default(), path)
+        get_field(default(), path)
 
 
 def test_override_of_unknown_field_is_refused_before_parsing():

@@ -10,20 +10,22 @@ import pytest
 from flax import traverse_util
 from jax import lax
 
-from jaxseg.config import InputError, default
+from jaxseg.config import default
+from jaxseg.errors import InputError
 from jaxseg.losses.pixel import cross_entropy
-from jaxseg.models import NORMALIZE, DeepLabV3, UNet, initial_variables, make_model
+from jaxseg.models import DeepLabV3, UNet
+from jaxseg.models.factory import NORMALIZE, initial_variables, make_model
 from jaxseg.models.layers import convolve, max_pool_3x3, upsample
 from jaxseg.models.resnet import DEPTHS, plan
 from jaxseg.models.torch_weights import (
     deeplabv3_from_torch,
-    deeplabv3_moves,
+    deeplabv3_tensor_maps,
     deeplabv3_to_torch,
     flatten,
     from_own_names,
-    read_state_dict,
     unet_from_torch,
 )
+from jaxseg.models.weights_io import read_state_dict
 
 SMALL = {"num_classes": 3, "backbone": "resnet14", "stem_features": 4}
 
@@ -80,7 +82,7 @@ def test_a_training_pass_is_pytorchs(recorded):
     assert np.abs(logits - expected).max() < 1e-3 * expected.std()
     np.testing.assert_allclose(value, recorded["train_loss"], rtol=1e-5)
     grads = traverse_util.flatten_dict(grads)
-    moves = [m for m in deeplabv3_moves((3, 4, 6, 3), auxiliary=False) if m.collection == "params"]
+    moves = [m for m in deeplabv3_tensor_maps((3, 4, 6, 3), auxiliary=False) if m.collection == "params"]
     ours = np.array([np.linalg.norm(grads[m.path]) for m in moves])
     theirs = np.array([recorded["grad_norms"][m.torch_name] for m in moves])
     assert len(theirs) == len(recorded["grad_norms"])
@@ -116,7 +118,7 @@ def test_formulas_are_pytorchs_in_float64(backbone, output_stride):
     np.testing.assert_allclose(value, loss.item(), rtol=1e-9)
     np.testing.assert_allclose(found, logits.detach().permute(0, 2, 3, 1), rtol=1e-7, atol=1e-8)
     grads, parameters = traverse_util.flatten_dict(grads), dict(theirs.named_parameters())
-    for m in deeplabv3_moves(DEPTHS[backbone], auxiliary=False):
+    for m in deeplabv3_tensor_maps(DEPTHS[backbone], auxiliary=False):
         if m.collection == "params":
             wanted = parameters[m.torch_name].grad.numpy()
             wanted = wanted.transpose(m.axes) if m.axes else wanted
@@ -339,7 +341,7 @@ def variables():
 def state_dict(variables):
     """The state dict that PyTorch would hold for `variables`: convolutions back to [out, in, h, w]."""
     result = {}
-    for move in deeplabv3_moves((1, 1, 1, 1), auxiliary=True):
+    for move in deeplabv3_tensor_maps((1, 1, 1, 1), auxiliary=True):
         leaf = functools.reduce(lambda tree, key: tree[key], move.path, variables[move.collection])
         result[move.torch_name] = leaf.transpose(3, 2, 0, 1) if move.axes else leaf
     result["backbone.bn1.num_batches_tracked"] = np.int64(3)

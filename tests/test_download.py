@@ -8,9 +8,10 @@ import threading
 import numpy as np
 import pytest
 
-from jaxseg.config import InputError, default
+from jaxseg.config import default
 from jaxseg.data import prepare
 from jaxseg.data.download import VOC2012_TAR, RemoteFile, download
+from jaxseg.errors import InputError
 from tests import raw_data
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)

@@ -11,9 +11,10 @@ from PIL import Image
 
 import jaxseg
 from jaxseg import metrics
-from jaxseg.config import InputError, load_config
+from jaxseg.config import load_config
 from jaxseg.data.prepare import prepare, raw_source
 from jaxseg.data.sources import read_sample
+from jaxseg.errors import InputError
 from jaxseg.evaluate import score_checkpoint
 from jaxseg.inference.per_image import Tally, worst
 from jaxseg.inference.predictor import View

@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 
 from jaxseg import export
-from jaxseg.config import InputError, default, use_mutual_learning
+from jaxseg.config import default, use_mutual_learning
+from jaxseg.errors import InputError
 from jaxseg.export import RefusedError, predictor, prepare, write
-from jaxseg.models import make_model
-from jaxseg.models.torch_weights import flatten, from_own_names, read_state_dict, shapes_of
+from jaxseg.models.factory import make_model
+from jaxseg.models.torch_weights import flatten, from_own_names, shapes_of
+from jaxseg.models.weights_io import read_state_dict
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
 from jaxseg.training.peers import first_variables
-from jaxseg.training.step import create_peer
+from jaxseg.training.state import create_peer
 
 ROOT = Path(__file__).parents[1]
 MODELS = {

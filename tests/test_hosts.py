@@ -1,4 +1,4 @@
-"""Two processes of two simulated devices train one network, as one process of four does, and go down and on together."""
+"""Two processes of two simulated devices train one network, as one process of four does, and go down and on raise_on_all_hosts."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 from jaxseg.training import distributed
 
 LIMIT_S = 300  # for what takes half a minute on two idle cores
@@ -141,16 +141,16 @@ from jaxseg.config import InputError
 distributed.join()
 import jax
 me = jax.process_index()
-found = {"processes": jax.process_count(), "devices": jax.device_count(), "first": distributed.is_first()}
-found["of_first"] = distributed.of_first(7 + me)
+found = {"processes": jax.process_count(), "devices": jax.device_count(), "first": distributed.is_primary_host()}
+found["broadcast_from_primary"] = distributed.broadcast_from_primary(7 + me)
 found["gathered"] = distributed.gather("ü" * me)
-found["together"] = distributed.together(lambda: 10 + me)
-found["on_first"] = distributed.on_first(lambda: "only me")
+found["raise_on_all_hosts"] = distributed.raise_on_all_hosts(lambda: 10 + me)
+found["run_on_primary"] = distributed.run_on_primary(lambda: "only me")
 def fail():
     if me == 1:
         raise InputError("no data here")
 try:
-    distributed.together(fail)
+    distributed.raise_on_all_hosts(fail)
 except InputError as error:
     found["error"] = str(error)
 print(json.dumps(found))
@@ -169,9 +169,14 @@ def test_the_places_that_slurm_gives_and_what_hosts_agree_on():
             subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, env=environment)
         )
     first, second = (json.loads(child.communicate(timeout=LIMIT_S)[0].splitlines()[-1]) for child in children)
-    alike = {"processes": 2, "devices": 4, "of_first": 7, "gathered": ["", "ü"]}
-    assert first == alike | {"first": True, "together": 10, "on_first": "only me", "error": "on host 1: no data here"}
-    assert second == alike | {"first": False, "together": 11, "on_first": None, "error": "no data here"}
+    alike = {"processes": 2, "devices": 4, "broadcast_from_primary": 7, "gathered": ["", "ü"]}
+    assert first == alike | {
+        "first": True,
+        "raise_on_all_hosts": 10,
+        "run_on_primary": "only me",
+        "error": "on host 1: no data here",
+    }
+    assert second == alike | {"first": False, "raise_on_all_hosts": 11, "run_on_primary": None, "error": "no data here"}
 
 
 def test_hosts_that_do_not_find_each_other_are_told():
@@ -190,11 +195,11 @@ def test_a_place_without_distributed_is_refused():
 
 
 def test_one_host_alone_asks_nobody():
-    assert distributed.is_first()
-    assert distributed.of_first(7) == 7
-    assert distributed.together(lambda: 3) == distributed.on_first(lambda: 3) == 3
+    assert distributed.is_primary_host()
+    assert distributed.broadcast_from_primary(7) == 7
+    assert distributed.raise_on_all_hosts(lambda: 3) == distributed.run_on_primary(lambda: 3) == 3
     with pytest.raises(InputError, match="mine"):
-        distributed.together(fail)
+        distributed.raise_on_all_hosts(fail)
 
 
 def fail():

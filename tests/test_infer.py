@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg.config import InputError, default, load_config
+from jaxseg.config import default, load_config
+from jaxseg.errors import InputError
 from jaxseg.inference import predictor
 from jaxseg.inference.predictor import Network, View, scored
 from jaxseg.labels import LABELS
@@ -215,7 +216,7 @@ def test_views_that_cannot_be_are_refused(network, view, message):
         (np.zeros((4, 4, 3), np.float32), r"an image is float32\[4, 4, 3\]; expected uint8 \[h, w, 3\]"),
         (np.zeros((4, 4, 4), np.uint8), r"an image is uint8\[4, 4, 4\]"),
         (np.zeros((0, 4, 3), np.uint8), r"an image is uint8\[0, 4, 3\]"),
-        (Image.new("I;16", (4, 4)), r"the Pillow image: image mode I;16; expected 8-bit colour or gray"),
+        (Image.new("I;16", (4, 4)), r"the Pillow image: image mode I;16; expected 8-bit color or gray"),
         ("nowhere.png", r"nowhere.png: cannot be read \(No such file or directory\)"),
     ],
 )

@@ -28,8 +28,8 @@ def test_cityscapes_has_34_ids_of_which_15_are_void():
 def test_voc_palette_is_the_development_kits_bit_pattern():
     """VOClabelcolormap.m: bit 3j+i of the index becomes bit 7-j of channel i."""
     for index in range(21):
-        colour = [sum(((index >> (3 * j + i)) & 1) << (7 - j) for j in range(3)) for i in range(3)]
-        assert VOC2012.palette[index].tolist() == colour
+        color = [sum(((index >> (3 * j + i)) & 1) << (7 - j) for j in range(3)) for i in range(3)]
+        assert VOC2012.palette[index].tolist() == color
 
 
 def test_camvid_void_is_11():

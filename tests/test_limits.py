@@ -11,14 +11,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxseg.cli import NonFiniteError, ResourceError
-from jaxseg.config import InputError
 from jaxseg.data import pipeline
+from jaxseg.errors import InputError, NonFiniteError, ResourceError
 from jaxseg.training import checkpoint, parallel
-from jaxseg.training.failures import explained
+from jaxseg.training.failures import failures_as_errors
 from jaxseg.training.logger import Log
 from jaxseg.training.loop import train_and_evaluate
-from jaxseg.training.step import TrainState, skip_where_not_finite
+from jaxseg.training.state import TrainState
+from jaxseg.training.step import skip_where_not_finite
 from tests.test_train import lines, saved
 
 # ---- Disk
@@ -101,7 +101,7 @@ def test_a_log_that_finds_no_room_stops_the_run(tiny, tmp_path, monkeypatch):
     ],
 )
 def test_full_disks_are_told_from_other_errors(tiny, tmp_path, error, full):
-    with pytest.raises(ResourceError if full else type(error)), explained(tiny, tmp_path):
+    with pytest.raises(ResourceError if full else type(error)), failures_as_errors(tiny, tmp_path):
         raise error
 
 

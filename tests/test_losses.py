@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxseg.config import default
-from jaxseg.losses import make_loss, pixel_loss
+from jaxseg.losses.objective import make_loss, pixel_loss
 from jaxseg.losses.pixel import binary_cross_entropy, cross_entropy
 
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from jax import lax
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import UNet
 from jaxseg.models.layers import BatchNorm, ConvTranspose2x2, max_pool_2x2
-from jaxseg.models.torch_weights import unet_from_torch, unet_moves
+from jaxseg.models.torch_weights import unet_from_torch, unet_tensor_maps
 
 
 def parameters(variables):
@@ -48,7 +48,7 @@ def test_unet_is_pytorchs(golden, name):
     np.testing.assert_allclose(value, recorded["train_loss"], rtol=1e-5)
     check_gradient_norms(traverse_util.flatten_dict(grads), recorded["grad_norms"])
     flat = traverse_util.flatten_dict(stats)
-    for move in unet_moves():
+    for move in unet_tensor_maps():
         if move.collection == "batch_stats":
             expected = recorded["bn_after_one_step/" + move.torch_name.replace(".", "/")]
             np.testing.assert_allclose(flat[move.path], expected, atol=1e-5)
@@ -60,7 +60,7 @@ def check_gradient_norms(grads, recorded):
     A single pre-activation so close to 0 that float32 rounding decides its ReLU moves the norms of some BatchNorm
     parameters by 1e-3 to 3.5e-3; in unet_f8_c21 it is PyTorch's own float32 that differs from float64, by 1.27e-3.
     """
-    moves = [move for move in unet_moves() if move.collection == "params"]
+    moves = [move for move in unet_tensor_maps() if move.collection == "params"]
     ours = np.array([np.linalg.norm(grads[move.path]) for move in moves])
     theirs = np.array([recorded[move.torch_name] for move in moves])
     assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs)

@@ -12,13 +12,13 @@ import pytest
 from scipy import special, stats
 
 from jaxseg.config import default
-from jaxseg.losses import make_loss
 from jaxseg.losses.mutual import divergence, mutual_kl
+from jaxseg.losses.objective import make_loss
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import DeepLabV3, UNet
 from jaxseg.models.layers import ConvNorm
 from jaxseg.training import parallel
-from jaxseg.training.step import create_peer
+from jaxseg.training.state import create_peer
 from tests.test_config import changed
 from tests.test_step import assert_close, random_batch, single_device_step
 

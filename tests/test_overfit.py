@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from jaxseg.config import InputError, default
+from jaxseg.config import default
 from jaxseg.data.prepare import prepare
 from jaxseg.data.synthetic import render_scene
+from jaxseg.errors import InputError
 from jaxseg.training import overfit, profiling
 from tests.test_train import run_command
 

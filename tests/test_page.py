@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 from jaxseg.labels import LABELS, Labels
 from jaxseg.report import results_html
 from jaxseg.reporting.html import chart, gallery
@@ -145,7 +145,7 @@ def test_error_map_by_hand(first):
     assert error[0, 2].tolist() == [190, 190, 190, 255]
     assert error[..., 3].tolist() == [[0, 255, 255, 0], [0, 255, 0, 255]]  # what is right shows the photo below
     truth = np.asarray(decoded(example.truth.uri).convert("RGBA"))
-    assert truth[0, 1].tolist() == [*LABELS["camvid"].classes[1].colour, 255]
+    assert truth[0, 1].tolist() == [*LABELS["camvid"].classes[1].color, 255]
     assert truth[0, 2, 3] == 0
     assert (example.truth.width, example.truth.height) == (4, 2)
     assert example.image.uri.endswith(base64.b64encode((first / "evaluation-100/0001_image.jpg").read_bytes()).decode())
@@ -469,10 +469,10 @@ def test_phone_and_dark_mode(browser, first, second, tmp_path):
         browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         widths = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
         assert widths == [360, 360], name
-        colours = []
+        colors = []
         for scheme in ("light", "dark"):
             media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-            colours.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
-        assert colours == ["rgb(252, 252, 251)", "rgb(22, 24, 26)"]
+            colors.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        assert colors == ["rgb(252, 252, 251)", "rgb(22, 24, 26)"]
         assert browser.get_log("browser") == []

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from jaxseg.config import InputError
 from jaxseg.data import pipeline
+from jaxseg.errors import InputError
 
 
 def take(batches, n):
-    batches = pipeline.closing(batches)
+    batches = pipeline.closing_iterator(batches)
     taken = [next(batches) for _ in range(n)]
     batches.close()
     return taken
@@ -84,7 +84,11 @@ def test_evaluation_sees_every_image_once(prepared, tiny, view, processes):
     """5 images in batches of 4: the second batch is filled up with three void images."""
     tiny.eval.view = view
     hosts = [
-        list(pipeline.closing(pipeline.eval_batches(prepared, tiny, multiple_px=16, process=p, processes=processes)))
+        list(
+            pipeline.closing_iterator(
+                pipeline.eval_batches(prepared, tiny, multiple_px=16, process=p, processes=processes)
+            )
+        )
         for p in range(processes)
     ]
     assert {len(host) for host in hosts} == {2}
@@ -97,14 +101,14 @@ def test_evaluation_sees_every_image_once(prepared, tiny, view, processes):
 
 def test_center_view_is_the_central_crop(prepared, tiny):
     tiny.eval.view = "center"
-    (batch, _) = pipeline.closing(pipeline.eval_batches(prepared, tiny, multiple_px=16))
+    (batch, _) = pipeline.closing_iterator(pipeline.eval_batches(prepared, tiny, multiple_px=16))
     record = prepared.records("val")[0]
     assert np.array_equal(batch["label"][0], record["label"][2:34, 2:34])
 
 
 def test_random_passes_differ(prepared, tiny):
     tiny.eval.update({"view": "random", "passes": 2, "batch_size": 5})
-    first, second = pipeline.closing(pipeline.eval_batches(prepared, tiny, multiple_px=16))
+    first, second = pipeline.closing_iterator(pipeline.eval_batches(prepared, tiny, multiple_px=16))
     assert images(first) != images(second)
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 import jaxseg
 from jaxseg import predict
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 from jaxseg.inference.predictor import View
 from jaxseg.labels import LABELS
-from jaxseg.models.torch_weights import unet_moves
+from jaxseg.models.torch_weights import unet_tensor_maps
 from jaxseg.predict import find_pictures, names_of, predict_all, write_prediction
 from jaxseg.training.parallel import unreplicate
 
@@ -159,7 +159,7 @@ def test_cityscapes_gets_the_ids_of_its_evaluation_server(tmp_path):
         assert np.array(mask.convert("RGB"))[0, 1].tolist() == [70, 70, 70]
 
 
-def test_the_overlay_is_half_image_half_colour(tmp_path):
+def test_the_overlay_is_half_image_half_color(tmp_path):
     labels = LABELS["cityscapes"]
     image, scores = np.full((16, 16, 3), 200, np.uint8), np.eye(19, dtype=np.float32)[np.full((16, 16), 2)]
     write_prediction(tmp_path, Path("x"), image, scores, labels, probabilities=False)
@@ -200,7 +200,7 @@ def test_weights_of_another_program(network, tiny_run, tmp_path):
     """A state dict in PyTorch's names in place of a run: config and file."""
     peer = unreplicate(network.peer)
     variables, state_dict = {"params": peer.params, "batch_stats": peer.batch_stats}, {}
-    for move in unet_moves():
+    for move in unet_tensor_maps():
         array = variables[move.collection]
         for key in move.path:
             array = array[key]

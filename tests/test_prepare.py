@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.config import InputError, default
+from jaxseg.config import default
 from jaxseg.data import transforms
 from jaxseg.data.prepare import MANIFEST, prepare
 from jaxseg.data.sources import find_source, read_sample
+from jaxseg.errors import InputError
 from tests import raw_data
 
 

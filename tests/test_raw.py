@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.config import InputError
 from jaxseg.data.sources import find_source, read_sample
+from jaxseg.errors import InputError
 from jaxseg.labels import CITYSCAPES, VOID
 from tests import raw_data
 

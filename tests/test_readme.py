@@ -162,4 +162,4 @@ def test_the_tutorial_in_python(tutorial, monkeypatch):
     np.testing.assert_allclose(scope["probabilities"].sum(-1), 1, atol=1e-5)
     for name in ("careful", "by_windows"):
         assert scope[name].shape == (128, 256)
-    assert scope["colours"].shape == (128, 256, 3)
+    assert scope["colors"].shape == (128, 256, 3)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 from jaxseg.report import write_report
 from tests.study_results import run, write_study
 

@@ -12,19 +12,22 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from jaxseg.config import CHOICES, InputError, default, validate
+from jaxseg.config import default
+from jaxseg.config_checks import CHOICES, validate
 from jaxseg.data.synthetic import render_scene
+from jaxseg.errors import InputError
 from jaxseg.labels import CITYSCAPES
-from jaxseg.losses import make_loss, pixel_and_rmi_loss
+from jaxseg.losses import pixel_and_rmi_loss
+from jaxseg.losses.objective import make_loss
 from jaxseg.losses.rmi import (
     ALPHA,
     MAX_RADIUS,
     PIVOT_OFFSET,
-    bound_of_maps,
     regions,
-    regression_bound,
     rmi_loss,
     rmi_lower_bound,
+    rmi_of_map,
+    rmi_of_maps,
 )
 from jaxseg.losses.rmi_maps import POOLS, pooled_maps
 from jaxseg.models import UNet
@@ -157,7 +160,7 @@ def test_closed_form_gradient_is_that_of_the_textbook_formula(radius):
     with jax.enable_x64(True):
         value, expected = jax.value_and_grad(textbook, argnums=1)(jnp.asarray(truth), jnp.asarray(prob), radius)
         truth, prob = jnp.asarray(truth)[None, None], jnp.asarray(prob)[None, None]
-        ours, actual = jax.value_and_grad(lambda p: bound_of_maps(truth, p, radius).sum())(prob)
+        ours, actual = jax.value_and_grad(lambda p: rmi_of_maps(truth, p, radius).sum())(prob)
     np.testing.assert_allclose(ours, value, rtol=1e-12)
     assert relative_norm(actual[0, 0], expected) < 1e-9
 
@@ -237,9 +240,7 @@ def test_maps_without_structure(fill, radius):
     np.testing.assert_allclose(value, 4 * ABSENT, rtol=1e-6)
     assert (gradient == 0).all()
     truth = jnp.full((12, 13), float(fill == 0))
-    value, gradient = jax.jit(functools.partial(regression_bound, radius=radius))(
-        truth, jax.nn.sigmoid(logits[0, ..., 1])
-    )
+    value, gradient = jax.jit(functools.partial(rmi_of_map, radius=radius))(truth, jax.nn.sigmoid(logits[0, ..., 1]))
     np.testing.assert_allclose(value, ABSENT, rtol=1e-6)
     assert jnp.abs(gradient).max() < 1e-12
 
@@ -363,8 +364,8 @@ def test_as_many_maps_at_once_as_fit():
     logits, label = random_case()
     maps = rmi.pooled_maps(logits, label, pool="none", pool_size=1)
     flat = tuple(x.reshape(-1, *x.shape[2:]) for x in maps)
-    chunks = lax.map(lambda m: rmi.bound_and_gradient(*m, 3), flat, batch_size=3)
-    for actual, expected in zip(chunks, lax.map(lambda m: rmi.bound_and_gradient(*m, 3), flat), strict=True):
+    chunks = lax.map(lambda m: rmi.rmi_and_gradient(*m, 3), flat, batch_size=3)
+    for actual, expected in zip(chunks, lax.map(lambda m: rmi.rmi_and_gradient(*m, 3), flat), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 

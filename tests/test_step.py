@@ -9,11 +9,12 @@ import optax
 import pytest
 
 from jaxseg.config import default
-from jaxseg.losses import make_loss
+from jaxseg.losses.objective import make_loss
 from jaxseg.models import UNet
 from jaxseg.models.torch_weights import unet_from_torch
 from jaxseg.training import parallel
-from jaxseg.training.step import create_peer, train_step
+from jaxseg.training.state import create_peer
+from jaxseg.training.step import train_step
 from tests.test_config import changed
 
 LOSSES = {"unet": make_loss(default().loss, default().mutual)}

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import jaxseg
-from jaxseg.config import InputError, load_config
+from jaxseg.config import load_config
+from jaxseg.errors import InputError
 from jaxseg.evaluate import score_checkpoint
 from jaxseg.metrics import confusion_matrix
 from jaxseg.studies import runner

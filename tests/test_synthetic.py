@@ -1,4 +1,4 @@
-"""The rendered scenes: always the same, in Cityscapes' layout, and not solved by colour."""
+"""The rendered scenes: always the same, in Cityscapes' layout, and not solved by color."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from jaxseg.data.sources import find_source, read_sample
 from jaxseg.data.synthetic import RAW_ID, render_scene, write_scenes
-from scripts.figures.color_baseline import fit_colour, score_colour
+from scripts.figures.color_baseline import fit_color, score_color
 
 PAINTED = {"road", "sidewalk", "building", "vegetation", "sky", "car", "person", "pole", "traffic sign"}
 VOIDS = {"static", "ego vehicle", "out of roi"}
@@ -49,9 +49,9 @@ def test_files_are_cityscapes(scenes):
     assert label.shape == (128, 256)
 
 
-def test_colour_alone_does_not_solve_it(scenes):
-    """The best class of every colour (4096 cells) stays far below what the demo network reaches."""
-    mean_iou, _ = score_colour(fit_colour(scenes, "train"), scenes, "val")
+def test_color_alone_does_not_solve_it(scenes):
+    """The best class of every color (4096 cells) stays far below what the demo network reaches."""
+    mean_iou, _ = score_color(fit_color(scenes, "train"), scenes, "val")
     assert 0.1 < mean_iou < 0.3
 
 

@@ -7,17 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.config import InputError, default
-from jaxseg.models import UNet, initial_variables, make_model
-from jaxseg.models.torch_weights import (
-    flatten,
-    from_own_names,
-    read_state_dict,
-    unet_from_torch,
-    unet_moves,
-    unet_to_torch,
-    write_state_dict,
-)
+from jaxseg.config import default
+from jaxseg.errors import InputError
+from jaxseg.models import UNet
+from jaxseg.models.factory import initial_variables, make_model
+from jaxseg.models.torch_weights import flatten, from_own_names, unet_from_torch, unet_tensor_maps, unet_to_torch
+from jaxseg.models.weights_io import read_state_dict, write_state_dict
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +25,7 @@ def state_dict(variables):
     """The state dict that PyTorch would hold for `variables`: axes moved back by hand-written rules."""
     back = {(2, 3, 1, 0): (3, 2, 0, 1), (2, 3, 0, 1): (2, 3, 0, 1), None: None}
     result = {}
-    for move in unet_moves():
+    for move in unet_tensor_maps():
         leaf = variables[move.collection]
         for key in move.path:
             leaf = leaf[key]

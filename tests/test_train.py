@@ -11,16 +11,17 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.cli import NonFiniteError, StoppedError
-from jaxseg.config import InputError, add_peer, load_config
+from jaxseg.config import add_peer, load_config
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
+from jaxseg.errors import InputError, NonFiniteError, StoppedError
 from jaxseg.evaluate import score_checkpoint
 from jaxseg.training import checkpoint
 from jaxseg.training.logger import Log
-from jaxseg.training.loop import only_here, train_and_evaluate
+from jaxseg.training.loop import train_and_evaluate
 from jaxseg.training.peers import create_peers
 from jaxseg.training.preemption import Stop
+from jaxseg.training.workdir import lock_workdir
 
 
 def lines(path):
@@ -183,7 +184,7 @@ def test_where_no_checkpoint_can_be_read_nothing_is_moved(tiny, tmp_path):
 
 
 def test_a_second_process_on_one_folder_is_refused(tiny, tmp_path):
-    with only_here(tmp_path / "run"), pytest.raises(InputError, match="another process is training there"):
+    with lock_workdir(tmp_path / "run"), pytest.raises(InputError, match="another process is training there"):
         train_and_evaluate(tiny, tmp_path / "run")
     tiny.train.max_steps = 1
     train_and_evaluate(tiny, tmp_path / "run")  # it let go

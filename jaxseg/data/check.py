@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxseg import cli
-from jaxseg.config import InputError
-from jaxseg.data.prepare import progress_bar
-from jaxseg.data.records import ordered_map
+from jaxseg.console import progress_bar
 from jaxseg.data.sources import SPLITS, WANTED, Sample, Source, find_source, read_image, read_mask
+from jaxseg.errors import InputError
+from jaxseg.files import parallel_map
 from jaxseg.labels import VOID
 
 EXIT_PROBLEMS = 1
@@ -65,7 +65,7 @@ def check(source: Source) -> dict[str, Findings]:
     with progress_bar(f"checking {source.name}", total) as advance:
         for split in SPLITS:
             f = found[split] = Findings(np.zeros(256, np.int64), np.zeros(256, np.int64), collections.Counter(), [])
-            for size, pixels, problems in ordered_map(lambda sample: look(source, sample), source.samples[split]):
+            for size, pixels, problems in parallel_map(lambda sample: look(source, sample), source.samples[split]):
                 f.pixels += pixels
                 f.images += pixels > 0
                 f.sizes.update([size] if size else [])

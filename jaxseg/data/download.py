@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 
 CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5  # connections in a row that may bring nothing new

@@ -16,9 +16,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from jaxseg.config import InputError
-from jaxseg.data.prepare import Prepared
+from jaxseg.data.records import Prepared
 from jaxseg.data.transforms import center_crop, pad_to, random_crop, to_element
+from jaxseg.errors import InputError
 from jaxseg.labels import VOID
 
 Batch = dict[str, np.ndarray]
@@ -34,7 +34,7 @@ class RandomCrop(grain.transforms.RandomMap):
         return to_element(*random_crop(record["image"], record["label"], crop_px=self.crop_px, rng=rng))
 
 
-class View(grain.transforms.RandomMap):
+class EvalCrop(grain.transforms.RandomMap):
     """Position -> element to score: a record seen through `config.eval.view`; beyond the last record, all void."""
 
     def __init__(self, records: Sequence, *, positions: int, view: str, crop_px: int, padded_hw: tuple[int, int]):
@@ -59,7 +59,7 @@ class View(grain.transforms.RandomMap):
         return to_element(*pad_to(image, label, height=height, width=width))
 
 
-class Share(grain.MapDataset):
+class HostShard(grain.MapDataset):
     """Of every `batch_size` consecutive elements, those of host `process` of `processes`: the p-th of equal parts."""
 
     def __init__(self, parent: grain.MapDataset, *, batch_size: int, process: int, processes: int):
@@ -92,7 +92,7 @@ def train_batches(
     check_crop(prepared, "train", data.crop_px)
     dataset = stream(prepared, seed=config.seed).random_map(RandomCrop(data.crop_px))
     dataset = shares(dataset, batch_size=config.train.batch_size, process=process, processes=processes)[start_step:]
-    return iterate(dataset, workers=data.workers, threads=data.threads)
+    return to_iterator(dataset, workers=data.workers, threads=data.threads)
 
 
 def image_ids(prepared: Prepared, config: ConfigDict, *, step: int) -> list[str]:
@@ -116,7 +116,7 @@ def eval_batches(
         check_crop(prepared, "val", data.crop_px)
     positions = prepared.images("val") * evaluation.passes
     batches = math.ceil(positions / evaluation.batch_size)
-    view = View(
+    view = EvalCrop(
         prepared.records("val"),
         positions=positions,
         view=evaluation.view,
@@ -125,12 +125,12 @@ def eval_batches(
     )
     dataset = grain.MapDataset.range(batches * evaluation.batch_size).seed(config.seed).random_map(view)
     dataset = shares(dataset, batch_size=evaluation.batch_size, process=process, processes=processes)
-    return iterate(dataset, workers=data.workers, threads=data.threads)
+    return to_iterator(dataset, workers=data.workers, threads=data.threads)
 
 
 def shares(dataset: grain.MapDataset, *, batch_size: int, process: int, processes: int) -> grain.MapDataset:
     """A host's shares of global batches of `batch_size`."""
-    share = Share(dataset, batch_size=batch_size, process=process, processes=processes)
+    share = HostShard(dataset, batch_size=batch_size, process=process, processes=processes)
     return share.batch(batch_size // processes, drop_remainder=True)
 
 
@@ -163,7 +163,7 @@ def check_crop(prepared: Prepared, split: str, crop_px: int) -> None:
         )
 
 
-def iterate(dataset: grain.MapDataset, *, workers: int, threads: int) -> grain.DatasetIterator:
+def to_iterator(dataset: grain.MapDataset, *, workers: int, threads: int) -> grain.DatasetIterator:
     """Reads ahead, by threads or by `workers` processes."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     iterable = dataset.to_iter_dataset(options)
@@ -174,7 +174,7 @@ def iterate(dataset: grain.MapDataset, *, workers: int, threads: int) -> grain.D
     return iter(iterable)
 
 
-def closing(batches: Iterator) -> Iterator:
+def closing_iterator(batches: Iterator) -> Iterator:
     """Passes batches on and closes a grain iterator at the end, also on an error."""
     try:
         yield from batches

@@ -13,76 +13,20 @@ import json
 import logging
 import os
 import shutil
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxseg.config import InputError
+from jaxseg.console import progress_bar
 from jaxseg.data import synthetic
 from jaxseg.data.download import VOC2012_TAR, download
-from jaxseg.data.records import VERSION, Segmentation
+from jaxseg.data.records import VERSION, Prepared, Segmentation
 from jaxseg.data.sources import SPLITS, WANTED, Source, find_source
-from jaxseg.labels import LABELS, VOID, Labels
+from jaxseg.errors import InputError
 
 MANIFEST = "prepared.json"
-STATUS_EVERY_S = 15  # between lines where there is no terminal to draw a bar on
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """Prepared records: where they are and what is in them. `summary[split]`: images, sizes, label counts, sha256."""
-
-    name: str
-    folder: Path
-    summary: dict[str, dict]
-
-    @property
-    def labels(self) -> Labels:
-        return LABELS[self.name]
-
-    @property
-    def fingerprint(self) -> str:
-        """Content of all splits: the same wherever and whenever it was prepared."""
-        return hashlib.sha256("".join(self.summary[s]["sha256"] for s in sorted(self.summary)).encode()).hexdigest()[
-            :16
-        ]
-
-    def images(self, split: str) -> int:
-        return self.summary[split]["images"]
-
-    def valid_pixels(self, split: str) -> int:
-        """Pixels that are not void, counted when the records were written."""
-        return sum(n for label, n in self.summary[split]["pixels_of_label"].items() if int(label) != VOID)
-
-    def records(self, split: str) -> Sequence:
-        """Random access: records[i] -> {"id": bytes, "image": uint8 [h, w, 3], "label": uint8 [h, w]}."""
-        return Records(self.folder, split)
-
-
-class Records(Sequence):
-    """The prepared records of one split, by number; what cannot be read is told with its folder."""
-
-    def __init__(self, folder: Path, split: str):
-        self.folder, self.split = folder, split
-        self.source = tfds.builder_from_directory(folder).as_data_source(split=split)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, number: int) -> dict:
-        number = range(len(self))[number]  # IndexError beyond the end
-        try:
-            return self.source[number]
-        except (ValueError, RuntimeError) as error:  # array_record's checksum does not fit
-            raise InputError(
-                f"{self.folder}: {self.split} record {number} is not what was prepared ({str(error).splitlines()[0][:200]})."
-                " Remove that folder; the next start with config.data.source_dir prepares it again."
-            ) from error
 
 
 def prepare(data: ConfigDict) -> Prepared:
@@ -219,29 +163,6 @@ def writable_dir(path: str) -> Path:
             f"config.data.dir={path}: cannot keep prepared data there ({error}); choose another folder."
         ) from error
     return folder
-
-
-@contextlib.contextmanager
-def progress_bar(title: str, total: int, *, unit_bytes: bool = False):
-    """A bar on standard error; yields the function that advances it."""
-    console = Console(stderr=True, markup=False, highlight=False)
-    count = TextColumn("{task.percentage:3.0f} %") if unit_bytes else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
-    if not console.is_terminal:
-        console.print(f"{title} …", soft_wrap=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        said, done = time.monotonic(), 0
-
-        def advance(count: int) -> None:
-            nonlocal said, done
-            progress.advance(task, count)
-            done += count
-            if not console.is_terminal and not unit_bytes and time.monotonic() - said > STATUS_EVERY_S:
-                said = time.monotonic()
-                console.print(f"{done:,} of {total:,}", soft_wrap=True)
-
-        yield advance
 
 
 def counted(items, advance):

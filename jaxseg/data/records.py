@@ -5,10 +5,9 @@ In: a `Source` of raw files. Out: records {"id": text, "image": uint8 [h, w, 3],
 resizes again.
 """
 
-import collections
+import dataclasses
 import hashlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,11 @@ import tensorflow_datasets as tfds
 
 from jaxseg.data.sources import SPLITS, Sample, Source, read_sample
 from jaxseg.data.transforms import resize_pair
+from jaxseg.errors import InputError
+from jaxseg.files import parallel_map
+from jaxseg.labels import LABELS, VOID, Labels
 
 VERSION = "1.0.0"  # raise it when a stored pixel changes
-THREADS = 8  # decoding and resizing release the interpreter lock
 
 
 class Segmentation(tfds.core.GeneratorBasedBuilder):
@@ -52,7 +53,7 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
         samples = self._source.samples[split]
-        for sample, (image, label) in zip(samples, ordered_map(self._load, samples), strict=True):
+        for sample, (image, label) in zip(samples, parallel_map(self._load, samples), strict=True):
             self.summaries[split].add(sample.id, image, label)
             self._progress(1)
             yield sample.id, {"id": sample.id, "image": image, "label": label}
@@ -89,17 +90,53 @@ class Summary:
         }
 
 
-def ordered_map(function, items, *, ahead: int = 4 * THREADS) -> Iterator:
-    """`map(function, items)` by threads, in order, with a bounded number of results waiting."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        waiting = collections.deque()
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Prepared records: where they are and what is in them. `summary[split]`: images, sizes, label counts, sha256."""
+
+    name: str
+    folder: Path
+    summary: dict[str, dict]
+
+    @property
+    def labels(self) -> Labels:
+        return LABELS[self.name]
+
+    @property
+    def fingerprint(self) -> str:
+        """Content of all splits: the same wherever and whenever it was prepared."""
+        return hashlib.sha256("".join(self.summary[s]["sha256"] for s in sorted(self.summary)).encode()).hexdigest()[
+            :16
+        ]
+
+    def images(self, split: str) -> int:
+        return self.summary[split]["images"]
+
+    def valid_pixels(self, split: str) -> int:
+        """Pixels that are not void, counted when the records were written."""
+        return sum(n for label, n in self.summary[split]["pixels_of_label"].items() if int(label) != VOID)
+
+    def records(self, split: str) -> Sequence:
+        """Random access: records[i] -> {"id": bytes, "image": uint8 [h, w, 3], "label": uint8 [h, w]}."""
+        return Records(self.folder, split)
+
+
+class Records(Sequence):
+    """The prepared records of one split, by number; what cannot be read is told with its folder."""
+
+    def __init__(self, folder: Path, split: str):
+        self.folder, self.split = folder, split
+        self.source = tfds.builder_from_directory(folder).as_data_source(split=split)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, number: int) -> dict:
+        number = range(len(self))[number]  # IndexError beyond the end
         try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+            return self.source[number]
+        except (ValueError, RuntimeError) as error:  # array_record's checksum does not fit
+            raise InputError(
+                f"{self.folder}: {self.split} record {number} is not what was prepared ({str(error).splitlines()[0][:200]})."
+                " Remove that folder; the next start with config.data.source_dir prepares it again."
+            ) from error

@@ -8,16 +8,13 @@ the file.
 import dataclasses
 import io
 import re
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jaxseg.config import InputError
+from jaxseg.data.archives import Tree, folder_tree, tar_tree, zip_tree
+from jaxseg.errors import InputError
 from jaxseg.labels import LABELS, Labels
 
 SPLITS = ("train", "val")
@@ -45,32 +42,6 @@ and pass --config.data.source_dir=FOLDER.""",
 
 
 @dataclasses.dataclass(frozen=True)
-class Tree:
-    """The files under one root, by relative name: a folder's, or the members of archives.
-
-    stamps: name -> (size in bytes, modification time), to notice changes. open: name -> bytes.
-    where: name -> how to call that file in a message.
-    """
-
-    stamps: dict[str, tuple[int, float]]
-    open: Callable[[str], bytes]
-    where: Callable[[str], str]
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises InputError."""
-        try:
-            return self.open(name)
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: needs a password
-            raise InputError(
-                f"{self.where(name)}: cannot be read ({error}); get it, or the archive that it is in, again."
-            ) from error
-
-    def folder(self, prefix: str) -> list[str]:
-        """Names below `prefix`, sorted."""
-        return sorted(name for name in self.stamps if name.startswith(prefix))
-
-
-@dataclasses.dataclass(frozen=True)
 class Sample:
     """One image and its mask, as names in the tree."""
 
@@ -87,70 +58,6 @@ class Source:
     tree: Tree
     samples: dict[str, list[Sample]]
     labels: Labels
-
-
-def folder_tree(root: Path, wanted: Iterable[str]) -> Tree:
-    """The files below the sub-folders `wanted` of `root`."""
-    stamps = {}
-    for sub in wanted:
-        for path in (root / sub).rglob("*"):
-            if path.is_file():
-                stat = path.stat()
-                stamps[path.relative_to(root).as_posix()] = (stat.st_size, stat.st_mtime)
-    return Tree(stamps, lambda name: (root / name).read_bytes(), lambda name: str(root / name))
-
-
-def zip_tree(archives: list[Path]) -> Tree:
-    """The members of several zip files, as one tree. Nothing is unpacked to disk."""
-    stamps, holder = {}, {}
-    for path in archives:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = [info for info in archive.infolist() if not info.is_dir()]
-        except zipfile.BadZipFile as error:
-            raise InputError(f"{path}: not a complete zip archive ({error}); download it again.") from error
-        for info in members:
-            _check_inside(path, info.filename)
-            stamps[info.filename] = (info.file_size, path.stat().st_mtime)
-            holder[info.filename] = path
-
-    def read(name: str) -> bytes:
-        # Opened for every read: a ZipFile shared by threads serialises them, and opening one is cheap next to a decode.
-        with zipfile.ZipFile(holder[name]) as archive:
-            return archive.read(name)
-
-    return Tree(stamps, read, lambda name: f"{holder[name]}!{name}")
-
-
-def tar_tree(archive: Path) -> Tree:
-    """The members of an uncompressed tar file, read by offset. Nothing is unpacked to disk."""
-    stamps, spans = {}, {}
-    try:
-        with tarfile.open(archive, "r:") as tar:
-            for member in tar:
-                _check_inside(archive, member.name)
-                if member.isfile():
-                    stamps[member.name] = (member.size, member.mtime)
-                    spans[member.name] = (member.offset_data, member.size)
-    except tarfile.TarError as error:
-        raise InputError(f"{archive}: not a complete tar archive ({error}); download it again.") from error
-
-    def read(name: str) -> bytes:
-        offset, size = spans[name]
-        with archive.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-
-    return Tree(stamps, read, lambda name: f"{archive}!{name}")
-
-
-def _check_inside(archive: Path, member: str) -> None:
-    """Refuses an archive with a member that would land elsewhere, were it unpacked: it is not its owners'."""
-    parts = PurePosixPath(member.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts:
-        raise InputError(
-            f"{archive}: its member {member!r} leads out of the archive; download it again, from its owners."
-        )
 
 
 def find_source(name: str, source_dir: str | Path, *, trainaug: bool = False) -> Source:
@@ -310,7 +217,7 @@ def read_image(data: bytes, where: str, *, upright: bool = False) -> np.ndarray:
 def to_rgb(image: Image.Image, where: str) -> np.ndarray:
     """uint8 [h, w, 3]; transparency is dropped. Raises InputError for more than 8 bits a value."""
     if image.mode not in ("RGB", "L", "LA", "P", "RGBA", "CMYK"):
-        raise InputError(f"{where}: image mode {image.mode}; expected 8-bit colour or gray.")
+        raise InputError(f"{where}: image mode {image.mode}; expected 8-bit color or gray.")
     return np.array(image.convert("RGB"))
 
 

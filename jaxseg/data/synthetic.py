@@ -2,9 +2,9 @@
 
 In: a scene number. Out: image uint8 [128, 256, 3] and label ids uint8 [128, 256]; every pixel follows from the number.
 A pin-hole camera looks along a street: ground point (x, z) and height y, in metres, land at column
-cx + f x / z and row cy + f (camera height - y) / z. Things are painted from far to near, so near ones occlude. Colours
+cx + f x / z and row cy + f (camera height - y) / z. Things are painted from far to near, so near ones occlude. Colors
 overlap between classes on purpose (grey cars on grey roads, green cars, white skies and walls), light and tint change
-from scene to scene: shape, place and texture tell classes apart, colour alone does not.
+from scene to scene: shape, place and texture tell classes apart, color alone does not.
 """
 
 import dataclasses
@@ -52,18 +52,18 @@ class Canvas:
         """Pixel (column, row) of the point x right, y above ground, z ahead, in metres."""
         return self.cx + self.focal * x / z, self.cy + self.focal * (self.camera_m - y) / z
 
-    def polygon(self, points, colour, name: str | None) -> None:
-        """Fills a polygon; `name` None paints colour only (a detail of what is there already)."""
-        ImageDraw.Draw(self.image).polygon(points, fill=tuple(int(np.clip(c, 0, 255)) for c in colour))
+    def polygon(self, points, color, name: str | None) -> None:
+        """Fills a polygon; `name` None paints color only (a detail of what is there already)."""
+        ImageDraw.Draw(self.image).polygon(points, fill=tuple(int(np.clip(c, 0, 255)) for c in color))
         if name:
             ImageDraw.Draw(self.label).polygon(points, fill=RAW_ID[name])
 
-    def box(self, x0, x1, y0, y1, z, colour, name: str | None) -> None:
+    def box(self, x0, x1, y0, y1, z, color, name: str | None) -> None:
         """Fills the rectangle x0..x1, y0..y1 that faces the camera at depth z."""
         (left, bottom), (right, top) = self.point(x0, y0, z), self.point(x1, y1, z)
-        self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], colour, name)
+        self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], color, name)
 
-    def disc(self, x, y, z, rx, ry, colour, name: str | None) -> None:
+    def disc(self, x, y, z, rx, ry, color, name: str | None) -> None:
         """Fills an ellipse with half axes rx, ry around (x, y) at depth z."""
         (left, bottom), (right, top) = self.point(x - rx, y - ry, z), self.point(x + rx, y + ry, z)
         turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
@@ -72,7 +72,7 @@ class Canvas:
             (top + bottom) / 2 + (bottom - top) / 2 * np.sin(turn),
             strict=True,
         )
-        self.polygon(list(ring), colour, name)
+        self.polygon(list(ring), color, name)
 
 
 def render_scene(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,8 +121,8 @@ def paint_ground(canvas: Canvas, road_m: float, walk_m: float) -> None:
     road = grey + rng.normal(0, 4, 3)
     walk = grey + rng.uniform(-15, 40) + rng.normal(0, 8, 3)
 
-    def strip(x0, x1, z0, z1, colour, name):
-        canvas.polygon([canvas.point(x, 0, z) for x, z in ((x0, z0), (x1, z0), (x1, z1), (x0, z1))], colour, name)
+    def strip(x0, x1, z0, z1, color, name):
+        canvas.polygon([canvas.point(x, 0, z) for x, z in ((x0, z0), (x1, z0), (x1, z1), (x0, z1))], color, name)
 
     # The painted strips reach further than the camera sees; what lies beyond the pavement is covered by the façades.
     strip(-80, 80, 1.0, FAR_M, walk, "sidewalk")
@@ -152,11 +152,11 @@ def paint_facades(canvas: Canvas, side: int, walk_m: float) -> None:
             wall(canvas, x, near, far, rng.uniform(1.2, 3.5), rng.uniform((40, 70, 30), (90, 130, 70)), "vegetation")
             continue
         walls = [(150, 150, 150), (190, 175, 150), (150, 95, 80), (110, 125, 140), (215, 210, 205), (120, 130, 100)]
-        colour = np.array(walls[rng.integers(len(walls))]) * rng.uniform(0.65, 1.1)
+        color = np.array(walls[rng.integers(len(walls))]) * rng.uniform(0.65, 1.1)
         storeys = rng.integers(1, 6)
         height = 3.2 * storeys + rng.uniform(0.3, 2.0)
-        wall(canvas, x, near, far, height, colour, "building")
-        glass = colour * rng.uniform(0.3, 0.6) if rng.random() < 0.7 else colour * 1.25
+        wall(canvas, x, near, far, height, color, "building")
+        glass = color * rng.uniform(0.3, 0.6) if rng.random() < 0.7 else color * 1.25
         for storey in range(storeys):
             for z in np.arange(near + 0.8, far - 1.2, rng.uniform(1.8, 2.6)):
                 pane = [
@@ -168,15 +168,15 @@ def paint_facades(canvas: Canvas, side: int, walk_m: float) -> None:
                 canvas.polygon([canvas.point(x, y, depth) for depth, y in pane], glass, None)
 
 
-def wall(canvas: Canvas, x: float, near: float, far: float, height: float, colour, name: str) -> None:
+def wall(canvas: Canvas, x: float, near: float, far: float, height: float, color, name: str) -> None:
     """A wall along the street at x, and its face towards the camera."""
     canvas.polygon(
-        [canvas.point(x, y, z) for z, y in ((near, 0), (far, 0), (far, height), (near, height))], colour, name
+        [canvas.point(x, y, z) for z, y in ((near, 0), (far, 0), (far, height), (near, height))], color, name
     )
     if near > 1.5:
         outer = x + np.sign(x) * 30
         face = [canvas.point(u, y, near) for u, y in ((x, 0), (outer, 0), (outer, height), (x, height))]
-        canvas.polygon(face, np.asarray(colour) * 0.8, name)
+        canvas.polygon(face, np.asarray(color) * 0.8, name)
 
 
 def place_things(rng: np.random.Generator, road_m: float, walk_m: float) -> list:
@@ -206,7 +206,7 @@ def place_things(rng: np.random.Generator, road_m: float, walk_m: float) -> list
 
 def paint_car(x: float, canvas: Canvas, z: float) -> None:
     rng = canvas.rng
-    colours = [
+    colors = [
         (200, 200, 205),
         (40, 40, 45),
         (120, 120, 125),
@@ -215,17 +215,17 @@ def paint_car(x: float, canvas: Canvas, z: float) -> None:
         (60, 110, 60),
         (200, 180, 150),
     ]
-    colour = np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.7, 1.2)
+    color = np.array(colors[rng.integers(len(colors))]) * rng.uniform(0.7, 1.2)
     half, tall = rng.uniform(0.8, 0.98), rng.uniform(1.35, 1.8)
     canvas.disc(x, 0.02, z, half * 1.15, 0.12, (25, 25, 28), None)  # shadow on the ground
     for wheel in (-0.75, 0.75):
         canvas.box(x + half * wheel - 0.12, x + half * wheel + 0.12, 0, 0.4, z, (20, 20, 20), "car")
-    canvas.box(x - half, x + half, 0.22, tall * 0.58, z, colour, "car")
+    canvas.box(x - half, x + half, 0.22, tall * 0.58, z, color, "car")
     roof = [
         canvas.point(x + u, y, z)
         for u, y in ((-half * 0.95, tall * 0.57), (half * 0.95, tall * 0.57), (half * 0.7, tall), (-half * 0.7, tall))
     ]
-    canvas.polygon(roof, colour * 0.95, "car")
+    canvas.polygon(roof, color * 0.95, "car")
     glass = [
         canvas.point(x + u, y, z)
         for u, y in (
@@ -279,13 +279,13 @@ def paint_pole(x: float, canvas: Canvas, z: float) -> None:
     rim, face = [((200, 30, 40), (240, 240, 240)), ((30, 70, 170), (240, 240, 245)), ((235, 195, 40), (30, 30, 30))][
         rng.integers(3)
     ]
-    for scale, colour, name in ((1.0, rim, "traffic sign"), (0.62, face, None)):
+    for scale, color, name in ((1.0, rim, "traffic sign"), (0.62, face, None)):
         r = 0.48 * scale
         if rng.random() < 0.5 and name:
             triangle = [canvas.point(x + u * r, height + y * r, z) for u, y in ((-1.1, -0.8), (1.1, -0.8), (0, 1.1))]
-            canvas.polygon(triangle, colour, name)
+            canvas.polygon(triangle, color, name)
         else:
-            canvas.disc(x, height, z, r, r, colour, name)
+            canvas.disc(x, height, z, r, r, color, name)
 
 
 def paint_bin(x: float, canvas: Canvas, z: float) -> None:

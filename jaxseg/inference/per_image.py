@@ -13,7 +13,7 @@ from PIL import Image
 from jaxseg import metrics
 from jaxseg.data.transforms import resize_image
 from jaxseg.labels import Labels
-from jaxseg.provenance import by_name, scores
+from jaxseg.metrics import by_name, scores
 
 GALLERY_PX = 640  # longest side of the gallery's pictures: two beside each other on a common screen
 

@@ -19,11 +19,13 @@ from PIL import Image
 from scipy import special
 
 from jaxseg.cli import try_config_file
-from jaxseg.config import InputError, find_config_file, load_config, peer_sections, validate
+from jaxseg.config import find_config_file, load_config, peer_sections
+from jaxseg.config_checks import validate
 from jaxseg.data.sources import read_image, to_rgb
 from jaxseg.data.transforms import resize_image, resized_hw
+from jaxseg.errors import InputError
 from jaxseg.labels import LABELS, Labels
-from jaxseg.models import SIZE_MULTIPLE_PX
+from jaxseg.models.factory import SIZE_MULTIPLE_PX
 from jaxseg.models.layers import bilinear_weights
 from jaxseg.training import parallel
 from jaxseg.training.peers import restored_peers

@@ -76,7 +76,7 @@ def rmi_lower_bound(
     while tracing where an argument is unusable or the downsampled image is smaller than a region.
     """
     check_arguments(logits, label, radius=radius, pool=pool, pool_size=pool_size)
-    return bound_of_maps(*pooled_maps(logits, label, pool=pool, pool_size=pool_size), radius)
+    return rmi_of_maps(*pooled_maps(logits, label, pool=pool, pool_size=pool_size), radius)
 
 
 def check_arguments(logits: ArrayLike, label: ArrayLike, *, radius: int, pool: str, pool_size: int) -> None:
@@ -101,15 +101,13 @@ def check_arguments(logits: ArrayLike, label: ArrayLike, *, radius: int, pool: s
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def bound_of_maps(
-    truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int
-) -> Float[Array, "b c"]:
-    """`bound_and_gradient` of every map. The gradient with respect to `prob` comes with the value; `truth` has none."""
-    return over_maps(lambda y, p: bound_and_gradient(y, p, radius)[0], truth, prob, radius)
+def rmi_of_maps(truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int) -> Float[Array, "b c"]:
+    """`rmi_and_gradient` of every map. The gradient with respect to `prob` comes with the value; `truth` has none."""
+    return map_over_classes(lambda y, p: rmi_and_gradient(y, p, radius)[0], truth, prob, radius)
 
 
 def _bound_forward(truth, prob, radius):
-    return over_maps(lambda y, p: bound_and_gradient(y, p, radius), truth, prob, radius)
+    return map_over_classes(lambda y, p: rmi_and_gradient(y, p, radius), truth, prob, radius)
 
 
 def _bound_backward(radius, gradient, g):
@@ -117,10 +115,10 @@ def _bound_backward(radius, gradient, g):
     return None, g[..., None, None] * gradient
 
 
-bound_of_maps.defvjp(_bound_forward, _bound_backward)
+rmi_of_maps.defvjp(_bound_forward, _bound_backward)
 
 
-def over_maps(function, truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int):
+def map_over_classes(function, truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int):
     """function(truth [h', w'], prob [h', w']) of every image and class, stacked [b, c, …].
 
     On a CPU one map after another, so that its region matrices stay in the cache; elsewhere as many at once as
@@ -137,21 +135,21 @@ def over_maps(function, truth: Float[Array, "b c hp wp"], prob: Float[Array, "b 
     return jax.tree.map(lambda x: x.reshape(b, c, *x.shape[1:]), out)
 
 
-def bound_and_gradient(
+def rmi_and_gradient(
     truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], radius: int
 ) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
-    """`regression_bound` of one map, or what it comes to where truth is constant (most classes of an image): log √α, 0."""
+    """`rmi_of_map` of one map, or what it comes to where truth is constant (most classes of an image): log √α, 0."""
     constant = jnp.log(jnp.sqrt(jnp.asarray(ALPHA, prob.dtype)) + PIVOT_OFFSET)
     return lax.cond(
         (truth == truth[0, 0]).all(),
         lambda truth, prob: (constant, jnp.zeros_like(prob)),
-        functools.partial(regression_bound, radius=radius),
+        functools.partial(rmi_of_map, radius=radius),
         truth,
         prob,
     )
 
 
-def regression_bound(
+def rmi_of_map(
     truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], radius: int
 ) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
     """v = ½ log det(M + αI) / d of one map, and ∂v/∂prob.
@@ -161,7 +159,7 @@ def regression_bound(
     """
     d = radius**2
     prob_regions, to_pixels = jax.vjp(functools.partial(regions, radius=radius), prob)
-    weights, residual = regress(centred(regions(truth, radius)), centred(prob_regions))
+    weights, residual = regress(centered(regions(truth, radius)), centered(prob_regions))
     root = jnp.sqrt(jnp.asarray(ALPHA, prob.dtype))
     pivots, rest, (white, _, first) = whiten(residual, weights, root * jnp.eye(d, dtype=prob.dtype))
     value = jnp.log(pivots + PIVOT_OFFSET).mean()
@@ -229,5 +227,5 @@ def regions(x: Float[Array, "hp wp"], radius: int) -> Float[Array, "d n"]:
     return jnp.stack(shifted).reshape(radius**2, h * w)
 
 
-def centred(x: Float[Array, "d n"]) -> Float[Array, "d n"]:
+def centered(x: Float[Array, "d n"]) -> Float[Array, "d n"]:
     return x - x.mean(1, keepdims=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxseg.models.layers import ConvNorm, at_least_float32, bias_init, conv_init, normalize, upsample
+from jaxseg.models.layers import ConvNorm, bias_init, conv_init, normalize, promote_to_float32, upsample
 from jaxseg.models.resnet import ResNet
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # dilations of the pyramid by output stride; the paper, sections 3.3 and 4.2
@@ -73,7 +73,7 @@ class PyramidPooling(nn.Module):
         branches = [conv(1, "conv1")(x, train=train)]
         for i, rate in enumerate(self.rates, start=2):
             branches.append(conv(3, f"conv{i}", rate)(x, train=train))
-        mean = at_least_float32(x).mean((1, 2), keepdims=True)
+        mean = promote_to_float32(x).mean((1, 2), keepdims=True)
         pooled = conv(1, "pooled")(mean.astype(self.dtype), train=train)
         branches.append(jnp.broadcast_to(pooled, branches[0].shape))
         x = nn.relu(jnp.concatenate(branches, axis=-1))

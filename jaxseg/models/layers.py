@@ -31,7 +31,7 @@ def bias_init(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
-def at_least_float32(x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+def promote_to_float32(x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """float32, or float64 as it is: to compare with float64 oracles."""
     return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
@@ -65,7 +65,7 @@ class BatchNorm(nn.Module):
         # x - mean first: folding the mean into the bias cancels where |mean| is large against the deviation. And
         # division by the square root, because lax.rsqrt is approximate on some platforms.
         gain = scale / jnp.sqrt(var + self.epsilon)
-        return ((at_least_float32(x) - mean) * gain + bias).astype(self.dtype)
+        return ((promote_to_float32(x) - mean) * gain + bias).astype(self.dtype)
 
 
 def batch_moments(x: Float[ArrayLike, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:
@@ -73,7 +73,7 @@ def batch_moments(x: Float[ArrayLike, "b h w c"], axis_name: str | None) -> tupl
 
     Two passes, var = E[(x - mean)^2]: E[x^2] - mean^2 cancels when |mean| is large against the deviation.
     """
-    x = at_least_float32(x)
+    x = promote_to_float32(x)
     n = x.size // x.shape[-1]
     mean = x.mean((0, 1, 2))
     if axis_name is not None:
@@ -223,7 +223,7 @@ def upsample(x: Float[ArrayLike, "b h w c"], size: tuple[Length, Length]) -> Flo
     Two matrix products, first along rows, that need no transposed copies; `jax.image.resize` makes several of the large
     map. Full precision: in TF32 or bfloat16, as GPUs and TPUs multiply by default, every logit would be rounded.
     """
-    x = at_least_float32(x)
+    x = promote_to_float32(x)
     (b, h, w, c), (rows, columns) = x.shape, size
     along_rows, down_columns = (jnp.asarray(bilinear_weights(*n), x.dtype) for n in ((w, columns), (h, rows)))
     x = jnp.matmul(along_rows, x, precision="highest")  # [b, h, columns, c]
@@ -245,10 +245,12 @@ def normalize(image: Float[ArrayLike, "b h w 3"], mean: tuple, std: tuple) -> Fl
     """(image - mean) / std per channel, in float32."""
     if not any(mean) and all(value == 1 for value in std):
         return jnp.asarray(image)
-    return (at_least_float32(image) - jnp.asarray(mean)) / jnp.asarray(std)
+    return (promote_to_float32(image) - jnp.asarray(mean)) / jnp.asarray(std)
 
 
-def run(block: nn.Module, x: Float[ArrayLike, "b h w c"], *, train: bool, remat: bool) -> Float[Array, "b h2 w2 d"]:
+def apply_block(
+    block: nn.Module, x: Float[ArrayLike, "b h w c"], *, train: bool, remat: bool
+) -> Float[Array, "b h2 w2 d"]:
     """block(x), what is inside it computed again in the backward pass where `remat` asks for it."""
 
     def call(block, x):

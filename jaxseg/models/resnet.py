@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxseg.models.layers import ConvNorm, max_pool_3x3, run
+from jaxseg.models.layers import ConvNorm, apply_block, max_pool_3x3
 
 # Bottlenecks in each of the four stages. The paper's table 1, and one of a bottleneck a stage for CPUs and tests.
 DEPTHS = {"resnet14": (1, 1, 1, 1), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -71,7 +71,7 @@ class ResNet(nn.Module):
                     self.axis_name,
                     name=f"stage{stage}_block{i + 1}",
                 )
-                x = run(block, x, train=train, remat=self.remat)
+                x = apply_block(block, x, train=train, remat=self.remat)
             stages.append(x)
         return stages[2], stages[3]
 

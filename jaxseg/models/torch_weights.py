@@ -8,22 +8,20 @@ every tensor.
 
 import dataclasses
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import flax.linen as nn
 import jax
 import numpy as np
-import safetensors.numpy
 from flax import traverse_util
 
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 from jaxseg.models.deeplabv3 import DeepLabV3
 from jaxseg.models.resnet import DEPTHS
 from jaxseg.models.unet import LEVELS, UNet
+from jaxseg.models.weights_io import StateDict, read_state_dict
 
-StateDict = Mapping[str, np.ndarray]
 Report = Callable[[str], None]
 
 START_PX = 2**LEVELS  # side of the image that variables are made with: the smallest that every network takes
@@ -31,7 +29,7 @@ STATISTICS = {"running_mean": "mean", "running_var": "var"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Move:
+class TensorMap:
     """One tensor's way: its PyTorch name, our collection and path, and the permutation of its axes (None: as it is)."""
 
     torch_name: str
@@ -40,70 +38,74 @@ class Move:
     axes: tuple[int, ...] | None = None
 
 
-def norm_moves(torch_name: str, path: tuple[str, ...]) -> list[Move]:
+def norm_tensor_maps(torch_name: str, path: tuple[str, ...]) -> list[TensorMap]:
     """The four tensors of a BatchNorm2d."""
     return [
-        Move(f"{torch_name}.weight", "params", (*path, "scale")),
-        Move(f"{torch_name}.bias", "params", (*path, "bias")),
-        *(Move(f"{torch_name}.{theirs}", "batch_stats", (*path, ours)) for theirs, ours in STATISTICS.items()),
+        TensorMap(f"{torch_name}.weight", "params", (*path, "scale")),
+        TensorMap(f"{torch_name}.bias", "params", (*path, "bias")),
+        *(TensorMap(f"{torch_name}.{theirs}", "batch_stats", (*path, ours)) for theirs, ours in STATISTICS.items()),
     ]
 
 
-def unet_moves() -> list[Move]:
+def unet_tensor_maps() -> list[TensorMap]:
     """Every tensor of the study's U-Net (the brain-segmentation U-Net's names)."""
-    moves = []
+    tensor_maps = []
     blocks = [(f"{kind}{i}", f"{kind[:3]}{i}") for kind in ("encoder", "decoder") for i in range(1, LEVELS + 1)]
     for block, short in [*blocks, ("bottleneck", "bottleneck")]:
         for i in (1, 2):
-            moves.append(Move(f"{block}.{short}conv{i}.weight", "params", (block, f"conv{i}", "kernel"), (2, 3, 1, 0)))
-            moves += norm_moves(f"{block}.{short}norm{i}", (block, f"norm{i}"))
+            tensor_maps.append(
+                TensorMap(f"{block}.{short}conv{i}.weight", "params", (block, f"conv{i}", "kernel"), (2, 3, 1, 0))
+            )
+            tensor_maps += norm_tensor_maps(f"{block}.{short}norm{i}", (block, f"norm{i}"))
     for i in range(1, LEVELS + 1):
-        moves.append(Move(f"upconv{i}.weight", "params", (f"upconv{i}", "kernel"), (2, 3, 0, 1)))
-        moves.append(Move(f"upconv{i}.bias", "params", (f"upconv{i}", "bias")))
-    moves.append(Move("conv.weight", "params", ("head", "kernel"), (2, 3, 1, 0)))
-    moves.append(Move("conv.bias", "params", ("head", "bias")))
-    return moves
+        tensor_maps.append(TensorMap(f"upconv{i}.weight", "params", (f"upconv{i}", "kernel"), (2, 3, 0, 1)))
+        tensor_maps.append(TensorMap(f"upconv{i}.bias", "params", (f"upconv{i}", "bias")))
+    tensor_maps.append(TensorMap("conv.weight", "params", ("head", "kernel"), (2, 3, 1, 0)))
+    tensor_maps.append(TensorMap("conv.bias", "params", ("head", "bias")))
+    return tensor_maps
 
 
-def resnet_moves(depths: Iterable[int]) -> list[Move]:
+def resnet_tensor_maps(depths: Iterable[int]) -> list[TensorMap]:
     """Every tensor of torchvision's dilated ResNet as a backbone, its own classifier `fc` apart."""
-    moves = conv_norm_moves("backbone.conv1", "backbone.bn1", ("backbone", "stem"))
+    tensor_maps = conv_norm_tensor_maps("backbone.conv1", "backbone.bn1", ("backbone", "stem"))
     for stage, blocks in enumerate(depths, start=1):
         for i in range(blocks):
             theirs, ours = f"backbone.layer{stage}.{i}", ("backbone", f"stage{stage}_block{i + 1}")
             for k in (1, 2, 3):
-                moves += conv_norm_moves(f"{theirs}.conv{k}", f"{theirs}.bn{k}", (*ours, f"conv{k}"))
+                tensor_maps += conv_norm_tensor_maps(f"{theirs}.conv{k}", f"{theirs}.bn{k}", (*ours, f"conv{k}"))
             if i == 0:
-                moves += conv_norm_moves(f"{theirs}.downsample.0", f"{theirs}.downsample.1", (*ours, "downsample"))
-    return moves
+                tensor_maps += conv_norm_tensor_maps(
+                    f"{theirs}.downsample.0", f"{theirs}.downsample.1", (*ours, "downsample")
+                )
+    return tensor_maps
 
 
-def deeplabv3_moves(depths: Iterable[int], *, auxiliary: bool) -> list[Move]:
+def deeplabv3_tensor_maps(depths: Iterable[int], *, auxiliary: bool) -> list[TensorMap]:
     """Every tensor of torchvision's DeepLabV3."""
-    moves, aspp = resnet_moves(depths), "classifier.0"
+    tensor_maps, aspp = resnet_tensor_maps(depths), "classifier.0"
     for i in range(4):
-        moves += conv_norm_moves(f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1", ("aspp", f"conv{i + 1}"))
-    moves += conv_norm_moves(f"{aspp}.convs.4.1", f"{aspp}.convs.4.2", ("aspp", "pooled"))
-    moves += conv_norm_moves(f"{aspp}.project.0", f"{aspp}.project.1", ("aspp", "project"))
-    moves += conv_norm_moves("classifier.1", "classifier.2", ("conv",))
-    moves += head_moves("classifier.4", ("head",))
+        tensor_maps += conv_norm_tensor_maps(f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1", ("aspp", f"conv{i + 1}"))
+    tensor_maps += conv_norm_tensor_maps(f"{aspp}.convs.4.1", f"{aspp}.convs.4.2", ("aspp", "pooled"))
+    tensor_maps += conv_norm_tensor_maps(f"{aspp}.project.0", f"{aspp}.project.1", ("aspp", "project"))
+    tensor_maps += conv_norm_tensor_maps("classifier.1", "classifier.2", ("conv",))
+    tensor_maps += head_tensor_maps("classifier.4", ("head",))
     if auxiliary:
-        moves += conv_norm_moves("aux_classifier.0", "aux_classifier.1", ("auxiliary", "conv"))
-        moves += head_moves("aux_classifier.4", ("auxiliary", "head"))
-    return moves
+        tensor_maps += conv_norm_tensor_maps("aux_classifier.0", "aux_classifier.1", ("auxiliary", "conv"))
+        tensor_maps += head_tensor_maps("aux_classifier.4", ("auxiliary", "head"))
+    return tensor_maps
 
 
-def conv_norm_moves(conv: str, norm: str, path: tuple[str, ...]) -> list[Move]:
+def conv_norm_tensor_maps(conv: str, norm: str, path: tuple[str, ...]) -> list[TensorMap]:
     return [
-        Move(f"{conv}.weight", "params", (*path, "kernel"), (2, 3, 1, 0)),
-        *norm_moves(norm, (*path, "norm")),
+        TensorMap(f"{conv}.weight", "params", (*path, "kernel"), (2, 3, 1, 0)),
+        *norm_tensor_maps(norm, (*path, "norm")),
     ]
 
 
-def head_moves(torch_name: str, path: tuple[str, ...]) -> list[Move]:
+def head_tensor_maps(torch_name: str, path: tuple[str, ...]) -> list[TensorMap]:
     return [
-        Move(f"{torch_name}.weight", "params", (*path, "kernel"), (2, 3, 1, 0)),
-        Move(f"{torch_name}.bias", "params", (*path, "bias")),
+        TensorMap(f"{torch_name}.weight", "params", (*path, "kernel"), (2, 3, 1, 0)),
+        TensorMap(f"{torch_name}.bias", "params", (*path, "bias")),
     ]
 
 
@@ -126,8 +128,13 @@ def unet_from_torch(
     if target is None:
         features, classes = (_size_of(state_dict, name) for name in ("encoder1.enc1conv1.weight", "conv.weight"))
         target = shapes_of(UNet(classes or 1, features or 1))
-    return move(
-        state_dict, unet_moves(), target=target, architecture="the study's U-Net", fresh=fresh[parts], report=report
+    return convert(
+        state_dict,
+        unet_tensor_maps(),
+        target=target,
+        architecture="the study's U-Net",
+        fresh=fresh[parts],
+        report=report,
     )
 
 
@@ -155,10 +162,10 @@ def deeplabv3_from_torch(
         state_dict = {f"backbone.{name}" if bare else name: array for name, array in state_dict.items()}
     if target is None:
         target = shapes_of(_deeplabv3_of(state_dict, auxiliary))
-    moves = deeplabv3_moves(_depths_of(target["params"]["backbone"]), auxiliary=auxiliary)
-    return move(
+    tensor_maps = deeplabv3_tensor_maps(_depths_of(target["params"]["backbone"]), auxiliary=auxiliary)
+    return convert(
         state_dict,
-        moves,
+        tensor_maps,
         target=target,
         architecture="a torchvision DeepLabV3 or ResNet" if parts == "backbone" else "a torchvision DeepLabV3",
         fresh=fresh[parts],
@@ -169,21 +176,23 @@ def deeplabv3_from_torch(
 
 def unet_to_torch(variables: Mapping) -> dict[str, np.ndarray]:
     """State dict of the study's U-Net, PyTorch's counters included: the inverse of `unet_from_torch`."""
-    return move_back(variables, unet_moves())
+    return convert_back(variables, unet_tensor_maps())
 
 
 def deeplabv3_to_torch(variables: Mapping) -> dict[str, np.ndarray]:
     """State dict of torchvision's DeepLabV3, with `aux_classifier.*` where there is an auxiliary head: the inverse of
     `deeplabv3_from_torch`."""
     params = variables["params"]
-    return move_back(variables, deeplabv3_moves(_depths_of(params["backbone"]), auxiliary="auxiliary" in params))
+    return convert_back(
+        variables, deeplabv3_tensor_maps(_depths_of(params["backbone"]), auxiliary="auxiliary" in params)
+    )
 
 
-def move_back(variables: Mapping, moves: list[Move]) -> dict[str, np.ndarray]:
-    """Undoes `moves`; PyTorch's `num_batches_tracked`, which nothing here counts, is 0 (it has no effect where momentum is
+def convert_back(variables: Mapping, tensor_maps: list[TensorMap]) -> dict[str, np.ndarray]:
+    """Undoes `tensor_maps`; PyTorch's `num_batches_tracked`, which nothing here counts, is 0 (it has no effect where momentum is
     a number, as in these networks)."""
     flat, state_dict = flatten(variables), {}
-    paths = {_own_name(m): m for m in moves}
+    paths = {_own_name(m): m for m in tensor_maps}
     if problems := sorted(set(flat) ^ set(paths)):
         raise InputError("these variables are not those of the network in PyTorch: " + _some(problems))
     for name, m in paths.items():
@@ -199,7 +208,7 @@ def flatten(variables: Mapping) -> dict:
     return traverse_util.flatten_dict({key: variables[key] for key in ("params", "batch_stats")}, sep="/")
 
 
-def _own_name(m: Move) -> str:
+def _own_name(m: TensorMap) -> str:
     return "/".join((m.collection, *m.path))
 
 
@@ -216,11 +225,11 @@ def from_own_names(arrays: StateDict, *, target: Mapping, parts: str = "all", re
     if "backbone" in target["params"]:
         fresh["backbone"] = tuple({name for name in names if "/backbone/" not in name})
     _check_parts(parts, fresh, target)
-    moves = [Move(name, name.split("/")[0], tuple(name.split("/")[1:])) for name in names]
+    tensor_maps = [TensorMap(name, name.split("/")[0], tuple(name.split("/")[1:])) for name in names]
     dropped = () if "auxiliary" in target["params"] else ("params/auxiliary/", "batch_stats/auxiliary/")
-    return move(
+    return convert(
         arrays,
-        moves,
+        tensor_maps,
         target=target,
         architecture="this network",
         fresh=fresh[parts],
@@ -263,9 +272,9 @@ def shapes_of(network: nn.Module) -> dict:
     return {collection: shapes[collection] for collection in ("params", "batch_stats")}
 
 
-def move(
+def convert(
     state_dict: StateDict,
-    moves: list[Move],
+    tensor_maps: list[TensorMap],
     *,
     target: Mapping,
     architecture: str,
@@ -273,18 +282,18 @@ def move(
     dropped: tuple[str, ...] = (),
     report: Report | None = None,
 ) -> dict:
-    """Applies `moves`. Tensors whose PyTorch names start with one of `fresh` are the target's; the file's own of that
+    """Applies `tensor_maps`. Tensors whose PyTorch names start with one of `fresh` are the target's; the file's own of that
     name and those starting with one of `dropped` are left, as are PyTorch's counters `num_batches_tracked`."""
     left = tuple(fresh) + tuple(dropped)
     names = {name for name in state_dict if not name.endswith("num_batches_tracked") and not name.startswith(left)}
-    wanted = {m.torch_name for m in moves if not m.torch_name.startswith(tuple(fresh))}
+    wanted = {m.torch_name for m in tensor_maps if not m.torch_name.startswith(tuple(fresh))}
     problems = [f"missing: {name}" for name in sorted(wanted - names)] + [
         f"left over: {name}" for name in sorted(names - wanted)
     ]
     if problems:
         raise InputError(f"these weights are not those of {architecture}: " + _some(problems))
     flat, wants = {}, traverse_util.flatten_dict({key: target[key] for key in ("params", "batch_stats")})
-    for m in moves:
+    for m in tensor_maps:
         path = (m.collection, *m.path)
         if m.torch_name not in wanted:
             flat[path] = wants[path]
@@ -293,9 +302,9 @@ def move(
         if m.axes and array.ndim != len(m.axes):
             raise InputError(f"tensor {m.torch_name} has shape {array.shape}; expected {len(m.axes)} dimensions.")
         flat[path] = np.ascontiguousarray(array.transpose(m.axes)) if m.axes else array
-    _check_shapes(flat, moves, wants)
+    _check_shapes(flat, tensor_maps, wants)
     if report is not None:
-        _report(report, state_dict, moves, wanted)
+        _report(report, state_dict, tensor_maps, wanted)
     return traverse_util.unflatten_dict(flat)
 
 
@@ -311,9 +320,9 @@ def _numbers(name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _check_shapes(flat: Mapping, moves: list[Move], wants: Mapping) -> None:
+def _check_shapes(flat: Mapping, tensor_maps: list[TensorMap], wants: Mapping) -> None:
     problems = []
-    for m in moves:
+    for m in tensor_maps:
         path = (m.collection, *m.path)
         ours, theirs = tuple(wants[path].shape), flat[path].shape
         if ours != theirs:
@@ -324,9 +333,9 @@ def _check_shapes(flat: Mapping, moves: list[Move], wants: Mapping) -> None:
         )
 
 
-def _report(report: Report, state_dict: StateDict, moves: list[Move], wanted: set[str]) -> None:
+def _report(report: Report, state_dict: StateDict, tensor_maps: list[TensorMap], wanted: set[str]) -> None:
     """A line for every tensor of the network, then one for every tensor of the file that was not taken."""
-    for m in moves:
+    for m in tensor_maps:
         ours = _own_name(m)
         if m.torch_name in wanted:
             report(f"loaded   {m.torch_name} {list(np.shape(state_dict[m.torch_name]))} -> {ours}")
@@ -339,75 +348,3 @@ def _report(report: Report, state_dict: StateDict, moves: list[Move], wanted: se
 def _some(problems: list[str], most: int = 8) -> str:
     more = f"; and {len(problems) - most} more" if len(problems) > most else ""
     return "; ".join(problems[:most]) + more + "."
-
-
-def read_state_dict(path: str | Path, *, suffix: str = "") -> dict[str, np.ndarray]:
-    """Arrays by name from .npz, .safetensors, or a .pth/.pt of tensors (needs PyTorch; unpickles weights only).
-
-    suffix: which of them it is, where the file's name does not say. Raises InputError where the file is missing, damaged
-    or holds anything but tensors by name.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file.")
-    readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
-    suffix = suffix or path.suffix
-    if suffix not in readers:
-        raise InputError(f"{path}: expected a file ending in {', '.join(readers)}.")
-    try:
-        state_dict = readers[suffix](path)
-    except ImportError as error:
-        raise InputError(f"{path}: reading it needs {error.name}; install jaxseg[torch].") from error
-    except InputError:
-        raise
-    except Exception as error:  # each format raises its own kinds for damaged bytes
-        raise InputError(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:300]}).") from error
-    return state_dict
-
-
-def write_state_dict(
-    path: Path, state_dict: StateDict, *, suffix: str, metadata: Mapping[str, str] | None = None
-) -> None:
-    """What `read_state_dict` reads, in the format that `suffix` names; metadata: of a .safetensors file, text by name.
-
-    Raises InputError for .pth and .pt without PyTorch.
-    """
-    if suffix == ".npz":
-        with path.open("wb") as file:
-            np.savez(file, **state_dict)
-    elif suffix == ".safetensors":
-        path.write_bytes(safetensors.numpy.save(dict(state_dict), metadata=metadata))  # save_file's are private (0600)
-    else:
-        _write_torch(path, state_dict)
-
-
-def _write_torch(path: Path, state_dict: StateDict) -> None:
-    try:
-        import torch  # an extra: never needed to train or predict
-    except ImportError as error:
-        raise InputError(
-            "a .pth file is PyTorch's own and needs it: install jaxseg[torch], or write .safetensors or .npz, which hold the"
-            " same tensors."
-        ) from error
-    torch.save({name: torch.from_numpy(np.array(array)) for name, array in state_dict.items()}, path)
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: not a NumPy .npz archive.")
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    return safetensors.numpy.load_file(path)
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    import torch  # an extra: never needed to train or predict
-
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise InputError(f"{path}: holds a {type(loaded).__name__}, not a state dict of tensors by name.")
-    return {name: tensor.float().numpy() for name, tensor in loaded.items()}

@@ -14,12 +14,12 @@ from jaxseg.models.layers import (
     BatchNorm,
     ConvTranspose2x2,
     Length,
-    at_least_float32,
+    apply_block,
     bias_init,
     conv_init,
     max_pool_2x2,
     normalize,
-    run,
+    promote_to_float32,
 )
 
 LEVELS = 4
@@ -66,7 +66,9 @@ class UNet(nn.Module):
         widths = [self.features * 2**level for level in range(LEVELS + 1)]
 
         def block(x, width, name):
-            return run(ConvBlock(width, self.axis_name, self.dtype, name=name), x, train=train, remat=self.remat)
+            return apply_block(
+                ConvBlock(width, self.axis_name, self.dtype, name=name), x, train=train, remat=self.remat
+            )
 
         x = normalize(image, self.mean, self.std).astype(self.dtype)
         skips = []
@@ -87,7 +89,7 @@ class UNet(nn.Module):
             dtype=self.dtype,
             name="head",
         )(x)
-        return at_least_float32(x)
+        return promote_to_float32(x)
 
 
 def check_size(size_px: tuple[Length, Length]) -> None:

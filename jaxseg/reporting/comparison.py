@@ -5,7 +5,6 @@ and `Difference` (over pairs of runs that share data set, protocol and seed). Im
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
+from jaxseg.files import read_json
 
 CONFIDENCE = 0.95
 MODELS = ("unet", "rmi", "mutual")  # the study's Models 1, 2, 3
@@ -92,14 +92,6 @@ class Difference:
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "open"
 
 
-def read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); make it again, or move it away.") from error
-    return content if isinstance(content, dict) else {}
-
-
 def load_studies(results: Path) -> list[Study]:
     """Every folder below `results` that holds a plan.json, by name, those that build on another plan last.
 
@@ -139,7 +131,7 @@ def class_scores(run: dict) -> dict[str, float | None]:
     return run["peers"][run["reported_peer"]]["iou"] if "failed" not in run else {}
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarize(values: Sequence[float]) -> Summary:
     """Of the values that are not NaN."""
     values = np.array([value for value in values if not math.isnan(value)])
     if not len(values):
@@ -150,7 +142,7 @@ def summarise(values: Sequence[float]) -> Summary:
 def paired(of: dict[int, dict], against: dict[int, dict], metric: str) -> Difference:
     """metric(of) - metric(against) over the seeds that both have: mean ± t(0.975, n - 1) · s / √n."""
     pairs = [score(of[seed], metric) - score(against[seed], metric) for seed in of if seed in against]
-    summary = summarise(pairs)
+    summary = summarize(pairs)
     if summary.count < 2:
         return Difference(summary.mean, -math.inf, math.inf, summary.count)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, summary.count - 1) * summary.spread / math.sqrt(summary.count)

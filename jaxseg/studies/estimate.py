@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from jaxseg.labels import LABELS
 from jaxseg.training import parallel
 from jaxseg.training.peers import create_peers, without_init
-from jaxseg.training.step import Peers, total_loss
+from jaxseg.training.state import Peers
+from jaxseg.training.step import total_loss
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxseg.cli import try_config_file
-from jaxseg.config import InputError, all_fields, find_config_file, unknown_field, validate
+from jaxseg.config import all_fields, find_config_file, unknown_field
+from jaxseg.config_checks import validate
+from jaxseg.errors import InputError
 from jaxseg.reporting.comparison import MODELS
 from jaxseg.studies.estimate import DEVICES
 

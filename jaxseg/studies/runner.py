@@ -33,11 +33,10 @@ from rich.live import Live
 from rich.table import Table
 
 from jaxseg.cli import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_NONFINITE
-from jaxseg.config import InputError
 from jaxseg.data.pipeline import steps_of_epochs
 from jaxseg.data.prepare import prepare
-from jaxseg.provenance import write_json
-from jaxseg.reporting.comparison import read_json
+from jaxseg.errors import InputError
+from jaxseg.files import read_json, write_json
 from jaxseg.studies.estimate import DEVICES, estimate
 from jaxseg.studies.plan import Plan, Run, read_plan
 

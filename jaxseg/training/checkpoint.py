@@ -22,9 +22,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 from jaxseg.training import distributed
-from jaxseg.training.step import Peers, TrainState
+from jaxseg.training.state import Peers, TrainState
 
 SUMS = "sha256.json"  # in a checkpoint's folder: SHA-256 of every file below it, by path
 HIGHER_IS_BETTER = {"mean_iou": True, "train_loss": False}
@@ -87,7 +87,7 @@ def _sums(folder: Path) -> dict[str, str]:
 
 def _write_sums(checkpoints: Path) -> None:
     """Of the one checkpoint that is being written."""
-    if distributed.is_first():
+    if distributed.is_primary_host():
         for folder in checkpoints.glob("*.orbax-checkpoint-tmp*"):
             (folder / SUMS).write_text(json.dumps(_sums(folder), indent=1) + "\n")
 
@@ -161,7 +161,7 @@ def restore(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _saved(peer))
         items[name] = ocp.args.StandardRestore(shapes)
     what = f"peers {', '.join(peers)} of the run's config"
-    distributed.on_first(lambda: _check_sums(manager, step, what))
+    distributed.run_on_primary(lambda: _check_sums(manager, step, what))
     with _named_errors(manager, step, what):
         restored = manager.restore(step, args=ocp.args.Composite(**items))
         restored = {name: peer.replace(**restored[name]) for name, peer in peers.items()}
@@ -184,7 +184,7 @@ def restore_newest(
             damaged.append((step, error))
             continue
         for newer, error in damaged:
-            kept = distributed.on_first(lambda newer=newer: _move(Path(manager.directory) / str(newer), aside))
+            kept = distributed.run_on_primary(lambda newer=newer: _move(Path(manager.directory) / str(newer), aside))
             say(f"{error} It is kept as {kept}; the one before it, of step {step}, is used.")
         if damaged:
             manager.reload()

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 
 T = TypeVar("T")
 HEARTBEAT_S = 30  # a host that is silent for so long is gone, and the others end
@@ -42,12 +42,12 @@ def join(*, coordinator: str | None = None, processes: int | None = None, proces
     faulthandler.disable()  # when another host dies JAX says so and aborts: pages of stacks would bury what it says
 
 
-def is_first() -> bool:
+def is_primary_host() -> bool:
     """Whether this host is the one that writes."""
     return jax.process_index() == 0
 
 
-def together(function: Callable[[], T]) -> T:
+def raise_on_all_hosts(function: Callable[[], T]) -> T:
     """What `function()` returns here. Where it raises InputError on one host, all raise, so that none waits for it."""
     if jax.process_count() == 1:
         return function()
@@ -65,9 +65,9 @@ def together(function: Callable[[], T]) -> T:
     return result
 
 
-def on_first(function: Callable[[], T]) -> T | None:
+def run_on_primary(function: Callable[[], T]) -> T | None:
     """`function()` on the first host only, None on the others; its InputError is raised on all."""
-    return together(lambda: function() if is_first() else None)
+    return raise_on_all_hosts(lambda: function() if is_primary_host() else None)
 
 
 def gather(text: str) -> list[str]:
@@ -79,7 +79,7 @@ def gather(text: str) -> list[str]:
     return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
 
 
-def of_first(number: int) -> int:
+def broadcast_from_primary(number: int) -> int:
     """The first host's number."""
     if jax.process_count() == 1:
         return number

@@ -12,14 +12,14 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from jaxseg.cli import HostLostError, ResourceError
-from jaxseg.config import InputError, peer_sections, section_path
+from jaxseg.config import peer_path, peer_sections
+from jaxseg.errors import HostLostError, InputError, ResourceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def explained(config: ConfigDict, folder: Path, *, predicting: bool = False) -> Iterator[None]:
+def failures_as_errors(config: ConfigDict, folder: Path, *, predicting: bool = False) -> Iterator[None]:
     """What the machine lacks, as a sentence on what to change: memory of the device, room on the disk, another host.
 
     folder: where results are written. predicting: with networks as they are, not training them.
@@ -69,7 +69,7 @@ def too_large_to_train(config: ConfigDict) -> str:
     train, models = config.train, {path: section.model for path, section in peer_sections(config).items()}
     fields = [f"config.train.batch_size={train.batch_size}", f"config.train.accumulate_steps={train.accumulate_steps}"]
     for name, model in models.items():
-        path = section_path(config, name)
+        path = peer_path(config, name)
         fields += [f"{path}.model.dtype={model.dtype}", f"{path}.model.remat={model.remat}"]
     return (
         f"Now: {', '.join(fields)},"

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from jaxseg.cli import NonFiniteError
-from jaxseg.config import InputError, is_frozen, peer_sections
+from jaxseg.config import is_frozen, peer_sections
+from jaxseg.console import STATUS_EVERY_S
 from jaxseg.data import pipeline
-from jaxseg.data.prepare import STATUS_EVERY_S, Prepared
-from jaxseg.provenance import scores
+from jaxseg.data.records import Prepared
+from jaxseg.errors import InputError, NonFiniteError
+from jaxseg.metrics import scores
 from jaxseg.training import distributed, parallel
 from jaxseg.training.optimizers import make_schedule
 from jaxseg.training.validation import Evaluation
@@ -51,14 +52,14 @@ class Log:
         names = ("train.jsonl", "eval.jsonl")
         earlier, evaluated = (trimmed(self.workdir / name, self.start) for name in names)
         self.train_file, self.eval_file = (
-            (self.workdir / name if distributed.is_first() else Path(os.devnull)).open("a") for name in names
+            (self.workdir / name if distributed.is_primary_host() else Path(os.devnull)).open("a") for name in names
         )
         since = evaluated[-1]["step"] if evaluated else 0
         self.skipped = sum(int(line.get("skipped", 0)) for line in earlier)
         finite = [line for line in earlier if not line.get("skipped")]
         self.losses = [line[f"{self.config.peer}/loss"] for line in finite if line["step"] > since]
         self.board = SummaryWriter(
-            str(self.workdir / "tensorboard"), purge_step=self.start + 1, write_to_disk=distributed.is_first()
+            str(self.workdir / "tensorboard"), purge_step=self.start + 1, write_to_disk=distributed.is_primary_host()
         )
         columns = (
             TextColumn("step"),
@@ -175,7 +176,7 @@ class Log:
 
 def trimmed(path: Path, start: int) -> list[dict]:
     """The lines of a log; those of steps after `start` (they will be computed again) are dropped from the file."""
-    distributed.on_first(lambda: trim(path, start))
+    distributed.run_on_primary(lambda: trim(path, start))
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

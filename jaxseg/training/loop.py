@@ -6,47 +6,35 @@ same numbers as if it had not stopped.
 """
 
 import contextlib
-import fcntl
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
 
 import jax
 from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 from rich.console import Console
 
-from jaxseg.cli import ResourceError, StoppedError
-from jaxseg.config import InputError, all_fields, check_devices, field, is_frozen, load_config, peer_sections, validate
+from jaxseg.config import is_frozen, peer_sections
+from jaxseg.config_checks import check_devices, validate
 from jaxseg.data import pipeline
-from jaxseg.data.prepare import Prepared, prepare
-from jaxseg.losses import LossFn
-from jaxseg.provenance import provenance, scores, write_json
-from jaxseg.reporting.terminal import prediction_figure
+from jaxseg.data.prepare import prepare
+from jaxseg.data.records import Prepared
+from jaxseg.errors import ResourceError, StoppedError
+from jaxseg.files import write_json
+from jaxseg.losses.objective import LossFn
+from jaxseg.metrics import scores
+from jaxseg.provenance import provenance
+from jaxseg.reporting.figures import prediction_figure
 from jaxseg.training import checkpoint, distributed, parallel
-from jaxseg.training.failures import explained
+from jaxseg.training.failures import failures_as_errors
 from jaxseg.training.logger import Log
 from jaxseg.training.peers import create_peers, without_init
 from jaxseg.training.preemption import Stop
-from jaxseg.training.step import Peers
+from jaxseg.training.state import Peers
 from jaxseg.training.validation import Evaluation, evaluate
-
-# Fields that may differ when a run is gone on with: none of them changes what has been computed so far.
-MAY_CHANGE = (
-    "data.source_dir",
-    "data.dir",
-    "data.download",
-    "data.workers",
-    "data.threads",
-    "train.max_steps",
-    "train.max_skipped_steps",
-    "train.log_every_steps",
-    "eval.",
-    "checkpoint.",
-)
+from jaxseg.training.workdir import check_config_matches_primary, lock_workdir, write_or_check_config
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -59,10 +47,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     started = time.monotonic()
     validate(config)
     check_devices(config, devices=jax.device_count())
-    workdir, console = Path(workdir), Console(markup=False, highlight=False, quiet=not distributed.is_first())
-    with explained(config, workdir):
-        prepared = distributed.together(lambda: prepare(config.data))
-        with distributed.on_first(lambda: only_here(workdir)) or contextlib.nullcontext():
+    workdir, console = Path(workdir), Console(markup=False, highlight=False, quiet=not distributed.is_primary_host())
+    with failures_as_errors(config, workdir):
+        prepared = distributed.raise_on_all_hosts(lambda: prepare(config.data))
+        with distributed.run_on_primary(lambda: lock_workdir(workdir)) or contextlib.nullcontext():
             return train(config, workdir, prepared, console, started)
 
 
@@ -78,8 +66,8 @@ def train(
 ) -> dict:
     """The loop. eval_steps: other steps to score at than `config.eval` says; enough: after a scoring, whether to end."""
     say = functools.partial(console.print, soft_wrap=True)
-    distributed.on_first(lambda: claim(workdir, config, prepared))
-    distributed.together(lambda: check_same(workdir, config, prepared))
+    distributed.run_on_primary(lambda: write_or_check_config(workdir, config, prepared))
+    distributed.raise_on_all_hosts(lambda: check_config_matches_primary(workdir, config, prepared))
     schedule_steps = pipeline.steps_of_epochs(
         config.train.epochs, images=prepared.images("train"), batch_size=config.train.batch_size
     )
@@ -102,7 +90,7 @@ def train(
         eval_steps = eval_steps or evaluation_steps(config, prepared, last_step)
         with Log(workdir, config, prepared, schedule_steps, start, last_step, console) as log, Stop() as stop:
             for step, batch in zip(
-                range(start + 1, last_step + 1), parallel.shard_ahead(pipeline.closing(batches)), strict=False
+                range(start + 1, last_step + 1), parallel.shard_ahead(pipeline.closing_iterator(batches)), strict=False
             ):
                 peers, measurements = train_step(peers, batch)
                 log.add(step, measurements)
@@ -130,7 +118,7 @@ def train(
     results["wall_time_s"] = time.monotonic() - started
     results["images_per_s"] = log.images_per_s
     results["skipped_steps"] = log.skipped
-    distributed.on_first(lambda: write_json(workdir / "results.json", results))
+    distributed.run_on_primary(lambda: write_json(workdir / "results.json", results))
     return results
 
 
@@ -145,8 +133,8 @@ def begin(
 ) -> tuple[int, Peers, dict[str, LossFn]]:
     """The step to go on from, 0 for a new run, the peers as they were then, and their losses. Says what is to come."""
     say = functools.partial(console.print, soft_wrap=True)
-    start, weights = distributed.of_first(manager.latest_step() or 0), {}
-    peers, losses = distributed.together(
+    start, weights = distributed.broadcast_from_primary(manager.latest_step() or 0), {}
+    peers, losses = distributed.raise_on_all_hosts(
         lambda: create_peers(
             without_init(config) if start else config,
             num_classes=prepared.labels.num_classes,
@@ -155,7 +143,7 @@ def begin(
         )
     )
     describe(console, config, prepared, peers, last_step, workdir)
-    if distributed.is_first():
+    if distributed.is_primary_host():
         tell_weights(console, workdir, weights)
     if start:
         start, peers = checkpoint.restore_newest(manager, peers, aside=workdir / "damaged", say=say)
@@ -168,74 +156,6 @@ def evaluation_steps(config: ConfigDict, prepared: Prepared, last_step: int) -> 
     ends = range(config.eval.every_epochs, config.train.epochs + 1, config.eval.every_epochs)
     count = {"images": prepared.images("train"), "batch_size": config.train.batch_size}
     return {pipeline.steps_of_epochs(epochs, **count) for epochs in ends} | {last_step}
-
-
-def only_here(workdir: Path) -> TextIO:
-    """Takes `workdir` until the file returned is closed; a killed process lets go. Raises InputError for a second one."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / "lock").open("w")
-    except OSError as error:
-        raise InputError(
-            f"--workdir={workdir}: no folder that can be written ({error.strerror}); use another."
-        ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise InputError(
-            f"--workdir={workdir}: another process is training there; wait for it, or use another folder. (Processes that"
-            " are to train together need --distributed.)"
-        ) from error
-    return file
-
-
-def claim(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
-    """Writes config.json, or checks that the run in `workdir` is this one. Raises InputError showing the difference."""
-    path = workdir / "config.json"
-    if path.exists():
-        stored, data = load_config(workdir), json.loads(path.read_text()).get("data")
-        changed = differences(stored, config)
-        if not any((workdir / "checkpoints").glob("[0-9]*")):  # a start from weights that could not be read
-            changed = {
-                f: line for f, line in changed.items() if not f.endswith(("model.init_from", "model.init_parts"))
-            }
-        lines = list(changed.values())
-        if data != prepared.fingerprint:
-            lines.append(f"the prepared data: fingerprint {data} there, {prepared.fingerprint} now")
-        if lines:
-            raise InputError(
-                f"--workdir={workdir} holds a run of another config; use another folder, or go on with its own:\n  "
-                + "\n  ".join(lines)
-            )
-    write_json(path, {"config": config.to_dict(), "data": prepared.fingerprint})
-
-
-def check_same(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
-    """That this host sees what the first one wrote, and has the same config and data. Raises InputError."""
-    path = workdir / "config.json"
-    if not path.exists():
-        raise InputError(
-            f"--workdir={workdir}: the first host's {path.name} is not there; it must be a folder of all hosts."
-        )
-    stored = json.loads(path.read_text())
-    if lines := list(differences(load_config(workdir), config).values()):
-        raise InputError("another config than on the first host:\n  " + "\n  ".join(lines))
-    if stored["data"] != prepared.fingerprint:
-        raise InputError(f"other data: fingerprint {stored['data']} on the first host, {prepared.fingerprint} here.")
-
-
-def differences(stored: ConfigDict, config: ConfigDict) -> dict[str, str]:
-    """Of every field that would make it another run, a line that shows both values."""
-    there, now = ({f: repr(field(c, f)) for f in all_fields(c)} for c in (stored, config))
-    may_change = MAY_CHANGE
-    if all(section.optim.schedule == "constant" for section in peer_sections(config).values()):
-        may_change += ("train.epochs",)
-    return {
-        f: f"config.{f}: {there.get(f, 'no such peer')} there, {now.get(f, 'no such peer')} now"
-        for f in there | now
-        if not f.startswith(may_change) and there.get(f) != now.get(f)
-    }
 
 
 def tell_weights(console: Console, workdir: Path, weights: dict[str, list[str]]) -> None:
@@ -272,7 +192,7 @@ def describe(
 
 def finish(workdir: Path, config: ConfigDict, prepared: Prepared, step: int, evaluation: Evaluation, manager) -> dict:
     """The figure, and the results of the last step beside the best checkpoint's."""
-    if distributed.is_first():
+    if distributed.is_primary_host():
         prediction_figure(
             workdir / "predictions.png", evaluation.images, evaluation.labels, evaluation.predictions, prepared.labels
         )

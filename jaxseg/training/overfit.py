@@ -19,15 +19,18 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxseg.config import check_devices, peer_sections, validate
+from jaxseg.config import peer_sections
+from jaxseg.config_checks import check_devices, validate
 from jaxseg.data import pipeline
-from jaxseg.data.prepare import Prepared, prepare
+from jaxseg.data.prepare import prepare
+from jaxseg.data.records import Prepared
 from jaxseg.data.transforms import center_crop
 from jaxseg.labels import VOID
 from jaxseg.metrics import mean_iou
-from jaxseg.training.failures import explained
-from jaxseg.training.loop import only_here, train
+from jaxseg.training.failures import failures_as_errors
+from jaxseg.training.loop import train
 from jaxseg.training.validation import Evaluation
+from jaxseg.training.workdir import lock_workdir
 
 IMAGES = 4
 GOAL = 0.95  # mean IoU: below it something is not learned; 1 is kept from it by thin things at the image's size
@@ -75,7 +78,7 @@ def pixels_of_label(records: Sequence[dict]) -> np.ndarray:
     return np.bincount(np.concatenate([record["label"].ravel() for record in records]), minlength=256)
 
 
-def as_trial(config: ConfigDict) -> ConfigDict:
+def overfit_config(config: ConfigDict) -> ConfigDict:
     """A copy that sees the images again and again at a constant rate, whole when it scores them."""
     config = config.copy_and_resolve_references()
     batch = math.ceil(IMAGES / jax.device_count()) * jax.device_count()
@@ -89,7 +92,7 @@ def as_trial(config: ConfigDict) -> ConfigDict:
 def overfit(config: ConfigDict, workdir: Path) -> dict:
     """The trial's results, with "learned": whether the reported peer reached GOAL. Raises as `train.train_and_evaluate`."""
     validate(config)
-    config, folder, console = as_trial(config), workdir / "trial", Console(markup=False, highlight=False)
+    config, folder, console = overfit_config(config), workdir / "trial", Console(markup=False, highlight=False)
     check_devices(config, devices=jax.device_count())
     shutil.rmtree(folder, ignore_errors=True)
     begun = []
@@ -100,9 +103,9 @@ def overfit(config: ConfigDict, workdir: Path) -> dict:
             not config.train.max_steps and begun[-1] - begun[0] > SECONDS
         )
 
-    with explained(config, folder):
+    with failures_as_errors(config, folder):
         prepared = few(prepare(config.data), crop_px=config.data.crop_px)
-        with only_here(folder):
+        with lock_workdir(folder):
             results = train(
                 config, folder, prepared, console, time.monotonic(), eval_steps=growing(config), enough=enough
             )

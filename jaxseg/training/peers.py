@@ -12,14 +12,15 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from jaxseg.config import InputError, all_fields, field, is_frozen, load_config, peer_sections, section_path
+from jaxseg.config import all_fields, get_field, is_frozen, load_config, peer_path, peer_sections
+from jaxseg.errors import InputError
 from jaxseg.labels import LABELS
-from jaxseg.losses import LossFn, make_loss
-from jaxseg.models import initial_variables, make_model
+from jaxseg.losses.objective import LossFn, make_loss
+from jaxseg.models.factory import initial_variables, make_model
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
 from jaxseg.training.parallel import AXIS
-from jaxseg.training.step import Peers, create_peer
+from jaxseg.training.state import Peers, create_peer
 
 
 def create_peers(
@@ -38,7 +39,7 @@ def create_peers(
         try:
             variables = first_variables(model, section.model, seed=seed, report=say)
         except InputError as error:
-            where = f"{section_path(config, name)}.model.init_from={section.model.init_from}"
+            where = f"{peer_path(config, name)}.model.init_from={section.model.init_from}"
             raise InputError(f"{where}: {error}") from error
         frozen = is_frozen(config, name)
         tx = optax.identity() if frozen else make_optimizer(section.optim, steps=steps)
@@ -56,7 +57,7 @@ def restored_peers(config: ConfigDict, workdir: Path | None, which: str) -> tupl
         if not config.model.init_from:
             raise InputError("without --workdir=RUN, config.model.init_from is needed: the weights to use.")
         return None, create_peers(config, num_classes=num_classes, steps=1)[0]
-    check_same_networks(config, load_config(workdir))
+    check_networks_match(config, load_config(workdir))
     with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:
         step = checkpoint.find_step(manager, which)
         # Shapes are enough: nothing is drawn, and no initialiser compiled.
@@ -64,14 +65,14 @@ def restored_peers(config: ConfigDict, workdir: Path | None, which: str) -> tupl
         return step, checkpoint.restore(manager, step, peers)
 
 
-def check_same_networks(config: ConfigDict, trained: ConfigDict) -> None:
+def check_networks_match(config: ConfigDict, trained: ConfigDict) -> None:
     """That data set and networks are those of the run; dtype and remat may change. Raises InputError."""
     may_change = ("dtype", "remat")
     fields = [f for f in all_fields(trained) if ".model." in f".{f}" and not f.endswith(may_change)] + ["data.name"]
     lines = [
-        f"config.{f} is {field(trained, f)!r} there, {field(config, f)!r} now"
+        f"config.{f} is {get_field(trained, f)!r} there, {get_field(config, f)!r} now"
         for f in fields
-        if field(trained, f) != field(config, f)
+        if get_field(trained, f) != get_field(config, f)
     ]
     if lines:
         raise InputError(

@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from jaxseg.config import check_devices, validate
+from jaxseg.config_checks import check_devices, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
-from jaxseg.provenance import provenance, write_json
+from jaxseg.files import write_json
+from jaxseg.provenance import provenance
 from jaxseg.training import parallel
-from jaxseg.training.failures import explained
+from jaxseg.training.failures import failures_as_errors
 from jaxseg.training.peers import create_peers
 
 WARM_UP_STEPS = 3  # after the first: buffers and reading threads fill
@@ -35,12 +36,12 @@ def profile(config: ConfigDict, workdir: Path) -> dict:
     validate(config)
     check_devices(config, devices=jax.device_count())
     workdir.mkdir(parents=True, exist_ok=True)
-    with explained(config, workdir):
+    with failures_as_errors(config, workdir):
         prepared = prepare(config.data)
         peers, losses = create_peers(config, num_classes=prepared.labels.num_classes, steps=1)
         options = {"losses": losses, "seed": config.seed, "accumulate_steps": config.train.accumulate_steps}
         train_step = parallel.compile_train_step(**options)
-        batches = parallel.shard_ahead(pipeline.closing(pipeline.train_batches(prepared, config)))
+        batches = parallel.shard_ahead(pipeline.closing_iterator(pipeline.train_batches(prepared, config)))
         peers = parallel.replicate(peers)
         with contextlib.closing(batches):
             peers, first = timed(train_step, peers, batches, steps=1)

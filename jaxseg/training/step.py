@@ -13,31 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax.training import train_state
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxseg.losses import LossFn
+from jaxseg.losses.objective import LossFn
 from jaxseg.metrics import confusion_matrix
+from jaxseg.training.state import Peers, TrainState
 
 Batch = Mapping[str, jax.Array]
-
-
-class TrainState(train_state.TrainState):
-    """One peer: step, parameters, optimiser state (flax's) and BatchNorm statistics."""
-
-    batch_stats: Any
-
-
-Peers = dict[str, TrainState]
-
-
-def create_peer(model, tx: optax.GradientTransformation, variables: Mapping) -> TrainState:
-    """The state of a peer at step 0."""
-    peer = TrainState.create(
-        apply_fn=model.apply, params=variables["params"], batch_stats=variables["batch_stats"], tx=tx
-    )
-    return peer.replace(step=jnp.zeros((), jnp.int32))  # flax begins with a Python int
 
 
 def train_step(
@@ -76,7 +59,7 @@ def train_step(
         return batch_stats, (grads, terms)
 
     batch_stats = {name: peers[name].batch_stats for name in losses}
-    grads, batch_stats, terms = over_slices(slice_gradients, batch_stats, slices, accumulate_steps)
+    grads, batch_stats, terms = accumulate_gradients(slice_gradients, batch_stats, slices, accumulate_steps)
     grads, terms = lax.pmean((grads, terms), axis_name)
     new_peers, measurements = apply_gradients(peers, grads, batch_stats, terms)
     return skip_where_not_finite(peers, new_peers, measurements) if skip_nonfinite else (new_peers, measurements)
@@ -135,7 +118,7 @@ def check_shapes(logits: Mapping[str, jax.Array]) -> None:
         )
 
 
-def over_slices(slice_gradients: Callable, batch_stats, slices: Batch, accumulate_steps: int):
+def accumulate_gradients(slice_gradients: Callable, batch_stats, slices: Batch, accumulate_steps: int):
     """Mean gradients and terms over the slices, BatchNorm statistics passed from one to the next."""
     if accumulate_steps == 1:
         first = jax.tree.map(lambda x: x[0], slices)

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from jaxseg.config import peer_sections
 from jaxseg.data import pipeline
-from jaxseg.data.prepare import Prepared
-from jaxseg.models import SIZE_MULTIPLE_PX
+from jaxseg.data.records import Prepared
+from jaxseg.models.factory import SIZE_MULTIPLE_PX
 from jaxseg.training import parallel
-from jaxseg.training.step import Peers
+from jaxseg.training.state import Peers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def evaluated_batches(eval_step, peers: Peers, prepared: Prepared, config: Confi
     batches = pipeline.eval_batches(
         prepared, config, multiple_px=multiple_px, process=jax.process_index(), processes=jax.process_count()
     )
-    for batch in pipeline.closing(batches):
+    for batch in pipeline.closing_iterator(batches):
         yield batch, *eval_step(peers, parallel.shard(batch))
 
 

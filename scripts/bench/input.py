@@ -25,7 +25,8 @@ from jaxseg.config import default
 from jaxseg.data import pipeline, transforms
 from jaxseg.data.prepare import prepare
 from jaxseg.data.sources import find_source, read_sample
-from jaxseg.provenance import commit, write_json
+from jaxseg.files import write_json
+from jaxseg.provenance import commit
 
 
 class RawFiles(torch.utils.data.Dataset):

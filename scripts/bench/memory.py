@@ -22,7 +22,8 @@ from rich.table import Table
 
 from jaxseg.cli import try_config_file
 from jaxseg.config import find_config_file, peer_sections
-from jaxseg.provenance import commit, write_json
+from jaxseg.files import write_json
+from jaxseg.provenance import commit
 from jaxseg.studies.estimate import abstract_peers
 from jaxseg.training import parallel
 

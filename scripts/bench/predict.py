@@ -24,10 +24,10 @@ import torch
 from jaxseg.config import default
 from jaxseg.inference.predictor import Network, View, label_map, pad, scored
 from jaxseg.labels import LABELS
-from jaxseg.models import SIZE_MULTIPLE_PX, make_model
+from jaxseg.models.factory import SIZE_MULTIPLE_PX, make_model
 from jaxseg.models.torch_weights import deeplabv3_from_torch, unet_from_torch
 from jaxseg.training import parallel
-from jaxseg.training.step import create_peer
+from jaxseg.training.state import create_peer
 from scripts.bench.step import print_table, take_turns, write_results
 from scripts.torch_reference.deeplabv3 import TorchDeepLabV3
 from scripts.torch_reference.unet import TorchUNet

@@ -38,10 +38,11 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxseg.data.synthetic import render_scene
+from jaxseg.files import write_json
 from jaxseg.labels import CITYSCAPES
 from jaxseg.losses.rmi import rmi_loss
 from jaxseg.losses.rmi_maps import pooled_size
-from jaxseg.provenance import commit, write_json
+from jaxseg.provenance import commit
 from scripts.torch_reference.rmi import TorchRMI
 
 CASES = [

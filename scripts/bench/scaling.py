@@ -254,7 +254,8 @@ def main(options: argparse.Namespace) -> None:
         return
     import jax
 
-    from jaxseg.provenance import command, commit, write_json
+    from jaxseg.files import write_json
+    from jaxseg.provenance import command, commit
 
     measured, counted, expected = {}, {}, {}
     for model in MODELS:

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxseg.config import default
-from jaxseg.provenance import commit, write_json
+from jaxseg.files import write_json
+from jaxseg.provenance import commit
 from jaxseg.training import parallel
 from jaxseg.training.peers import create_peers
 from scripts.torch_reference.unet import TorchUNet

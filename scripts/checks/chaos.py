@@ -30,8 +30,10 @@ import jax
 import numpy as np
 
 from jaxseg.cli import EXIT_INPUT
-from jaxseg.config import InputError, load_config
-from jaxseg.provenance import command, commit, write_json
+from jaxseg.config import load_config
+from jaxseg.errors import InputError
+from jaxseg.files import write_json
+from jaxseg.provenance import command, commit
 from jaxseg.training.peers import restored_peers
 
 VARIANTS = {"plain": "", "rmi": ":rmi", "mutual": ":mutual"}

@@ -24,12 +24,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxseg.config import InputError, default
+from jaxseg.config import default
+from jaxseg.errors import InputError
 from jaxseg.export import TOLERANCE, Export, RefusedError, differences, on_cpu, predictor, prepare, versions, write
-from jaxseg.models import initial_variables, make_model
+from jaxseg.files import write_json
+from jaxseg.models.factory import initial_variables, make_model
 from jaxseg.models.layers import BatchNorm
 from jaxseg.models.torch_weights import flatten, from_own_names
-from jaxseg.provenance import command, commit, write_json
+from jaxseg.provenance import command, commit
 
 CLASSES = 21
 FILES = {  # what is written: format and suffix

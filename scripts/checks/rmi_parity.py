@@ -30,9 +30,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxseg.data.synthetic import render_scene
+from jaxseg.files import write_json
 from jaxseg.labels import CITYSCAPES
 from jaxseg.losses import pixel_and_rmi_loss
-from jaxseg.provenance import commit, write_json
+from jaxseg.provenance import commit
 from scripts.torch_reference.rmi import TorchRMI, authors_rmi
 
 # Relative differences allowed: of the value, and of the gradient in units of its norm. Confident predictions leave a

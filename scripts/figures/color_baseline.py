@@ -1,8 +1,8 @@
-"""What colour alone, and class frequency alone, score on a data set: the floor that a network has to clear.
+"""What color alone, and class frequency alone, score on a data set: the floor that a network has to clear.
 
     python scripts/figures/color_baseline.py [--config=configs/demo.py] [--config.data.source_dir=FOLDER]
 
-Colour: every pixel gets the class that its colour (16 levels per channel) has most often in the training images.
+Color: every pixel gets the class that its color (16 levels per channel) has most often in the training images.
 Frequency: every pixel gets the most frequent class. Scored on the validation images as prepared, like a network.
 """
 
@@ -23,7 +23,7 @@ LEVELS = 16
 
 
 def cells(image: np.ndarray) -> np.ndarray:
-    """The colour cell of every pixel, 0..LEVELS^3 - 1."""
+    """The color cell of every pixel, 0..LEVELS^3 - 1."""
     level = image.astype(np.int64) * LEVELS // 256
     return (level[..., 0] * LEVELS + level[..., 1]) * LEVELS + level[..., 2]
 
@@ -35,8 +35,8 @@ def pairs(data, split: str):
     return ((record["image"], record["label"]) for record in data.records(split))
 
 
-def fit_colour(data, split: str) -> np.ndarray:
-    """How often each class has each colour, [cells, 256]."""
+def fit_color(data, split: str) -> np.ndarray:
+    """How often each class has each color, [cells, 256]."""
     counts = np.zeros((LEVELS**3, 256), np.int64)
     for image, label in pairs(data, split):
         np.add.at(counts, (cells(image).ravel(), label.ravel()), 1)
@@ -44,8 +44,8 @@ def fit_colour(data, split: str) -> np.ndarray:
     return counts
 
 
-def score_colour(counts: np.ndarray, data, split: str) -> tuple[float, float]:
-    """Mean IoU and accuracy of the most frequent class per colour (unseen colours: the most frequent class)."""
+def score_color(counts: np.ndarray, data, split: str) -> tuple[float, float]:
+    """Mean IoU and accuracy of the most frequent class per color (unseen colors: the most frequent class)."""
     best = np.where(counts.sum(1) > 0, counts.argmax(1), counts.sum(0).argmax())
     confusion = np.zeros((256, 256), np.int64)
     for image, label in pairs(data, split):
@@ -56,9 +56,9 @@ def score_colour(counts: np.ndarray, data, split: str) -> tuple[float, float]:
 
 def main() -> None:
     prepared = prepare(flags.FLAGS.config.data)
-    counts = fit_colour(prepared, "train")
-    for name, table in (("colour", counts), ("frequency", counts.sum(0, keepdims=True) + np.zeros_like(counts))):
-        iou, accuracy = score_colour(table, prepared, "val")
+    counts = fit_color(prepared, "train")
+    for name, table in (("color", counts), ("frequency", counts.sum(0, keepdims=True) + np.zeros_like(counts))):
+        iou, accuracy = score_color(table, prepared, "val")
         print(f"{name}: mean IoU {iou:.4f}, accuracy {accuracy:.4f}")
 
 

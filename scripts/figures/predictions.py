@@ -18,11 +18,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ml_collections import ConfigDict
 
 from jaxseg.cli import EXIT_INPUT
-from jaxseg.config import InputError, load_config
+from jaxseg.config import load_config
 from jaxseg.data.prepare import prepare
+from jaxseg.errors import InputError
 from jaxseg.inference.predictor import restored, to_pixels
 from jaxseg.labels import LABELS
-from jaxseg.reporting.terminal import prediction_figure
+from jaxseg.reporting.figures import prediction_figure
 
 
 def chosen_images(config: ConfigDict, options: argparse.Namespace) -> tuple[list, list | None]:

@@ -1,4 +1,4 @@
-"""Line charts as SVG text for a page: one line per run, colours from the page's style.
+"""Line charts as SVG text for a page: one line per run, colors from the page's style.
 
 In: points per run. Out: an <svg> of 400 × 240 units without outer references. Imports no JAX and no plotting library.
 """
@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from jaxseg.reporting.html.document import RUN_COLOURS
+from jaxseg.reporting.html.document import RUN_COLORS
 
 MOST_POINTS = 400  # of a line: about one per unit of the chart's width
 WIDTH, HEIGHT = 400, 240
@@ -19,7 +19,7 @@ Points = list[tuple[float, float]]
 
 
 def line_chart(lines: dict[str, Points], *, label: str, log: bool = False) -> str:
-    """One line per run, in the order of `lines` (runs without points keep their colour); label: what a reader is told."""
+    """One line per run, in the order of `lines` (runs without points keep their color); label: what a reader is told."""
     drawn = {name: thin(points) for name, points in lines.items()}
     xs, ys = (np.array([point[i] for points in drawn.values() for point in points], float) for i in range(2))
     x_ticks, y_ticks = ticks(0, xs.max()), log_ticks(ys.min(), ys.max()) if log else ticks(min(0, ys.min()), ys.max())
@@ -40,11 +40,11 @@ def line_chart(lines: dict[str, Points], *, label: str, log: bool = False) -> st
 
 def polyline(places: Points, index: int, name: str) -> str:
     """A run's line, with a dot at its end; a single point is the dot alone."""
-    dashed = ' stroke-dasharray="5 3"' if index >= RUN_COLOURS else ""
+    dashed = ' stroke-dasharray="5 3"' if index >= RUN_COLORS else ""
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     end = f'<circle cx="{places[-1][0]:.1f}" cy="{places[-1][1]:.1f}" r="2.5"/>'
     title = f"<title>{escape(name)}</title>"
-    return f'<g class="line run-{index % RUN_COLOURS}">{title}<path d="{path}"{dashed}/>{end}</g>'
+    return f'<g class="line run-{index % RUN_COLORS}">{title}<path d="{path}"{dashed}/>{end}</g>'
 
 
 def thin(points: Points) -> Points:

@@ -9,7 +9,7 @@ from html import escape
 from importlib import resources
 
 DIGITS = 3
-RUN_COLOURS = 8  # --run-0 … --run-7 of page.css; further runs begin again
+RUN_COLORS = 8  # --run-0 … --run-7 of page.css; further runs begin again
 # The browser itself keeps the page from loading anything.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -59,16 +59,16 @@ def scroll(inside: str, label: str) -> str:
 
 
 def key(index: int) -> str:
-    """A dot in the colour of a run."""
-    return f'<span class="key run-{index % RUN_COLOURS}" aria-hidden="true"></span>'
+    """A dot in the color of a run."""
+    return f'<span class="key run-{index % RUN_COLORS}" aria-hidden="true"></span>'
 
 
 def value(number: float | None) -> str:
     return "–" if number is None else f"{number:.{DIGITS}f}"
 
 
-def swatch(colour: tuple[int, int, int]) -> str:
-    return '<span class="swatch" style="background:#{:02x}{:02x}{:02x}"></span>'.format(*colour)
+def swatch(color: tuple[int, int, int]) -> str:
+    return '<span class="swatch" style="background:#{:02x}{:02x}{:02x}"></span>'.format(*color)
 
 
 def report_page(text: str, figures: dict[str, str]) -> str:

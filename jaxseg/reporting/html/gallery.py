@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
 from jaxseg.labels import VOID, Labels
 from jaxseg.reporting.html.runs import Run
 
 RIGHT, WRONG, HATCH, HATCH_GAP = 0, 1, 2, 3  # of an error map; the last two are void
 # Red as of the page's other marks; right pixels let the page's grey picture shine through.
-ERROR_COLOURS = np.array([(0, 0, 0), (220, 38, 38), (120, 120, 120), (190, 190, 190)], np.uint8)
+ERROR_COLORS = np.array([(0, 0, 0), (220, 38, 38), (120, 120, 120), (190, 190, 190)], np.uint8)
 HATCH_PX = 8  # period of the hatching
 
 
@@ -149,20 +149,20 @@ def damaged(path: Path, why) -> InputError:
 
 
 def map_picture(label: np.ndarray, labels: Labels) -> Picture:
-    """The map in the classes' colours; void is transparent, so that the page's hatching shows."""
+    """The map in the classes' colors; void is transparent, so that the page's hatching shows."""
     used, index = np.unique(label, return_inverse=True)
     clear = used.tolist().index(VOID) if VOID in used else None
     return palette_png(index.reshape(label.shape).astype(np.uint8), labels.palette[used], clear=clear)
 
 
 def error_picture(errors: np.ndarray) -> Picture:
-    return palette_png(errors, ERROR_COLOURS, clear=RIGHT)
+    return palette_png(errors, ERROR_COLORS, clear=RIGHT)
 
 
-def palette_png(index: np.ndarray, colours: np.ndarray, *, clear: int | None) -> Picture:
-    """index: uint8 [h, w] into `colours`, RGB [n, 3]; the colour number `clear` is transparent."""
+def palette_png(index: np.ndarray, colors: np.ndarray, *, clear: int | None) -> Picture:
+    """index: uint8 [h, w] into `colors`, RGB [n, 3]; the color number `clear` is transparent."""
     image, stream = Image.fromarray(index), io.BytesIO()
-    image.putpalette(colours.tobytes())
+    image.putpalette(colors.tobytes())
     image.save(stream, "PNG", optimize=True, **({} if clear is None else {"transparency": clear}))
     height, width = index.shape
     return Picture(f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}", width, height)

@@ -77,9 +77,9 @@ def options(choices: list[tuple[str, str]]) -> str:
 
 
 def class_legend(runs: list[Run], gallery: Gallery) -> str:
-    """Colours of the classes that occur, and of the error map."""
+    """Colors of the classes that occur, and of the error map."""
     used = set().union(*(example.used for example in gallery.examples))
-    items = [swatch(row.colour) + escape(row.name) for row in runs[0].labels.classes if row.train_id in used]
+    items = [swatch(row.color) + escape(row.name) for row in runs[0].labels.classes if row.train_id in used]
     items += ['<span class="swatch void"></span>void, not scored'] if VOID in used else []
     items.append('<span class="swatch wrong"></span>wrong')
     return '<ul class="legend">' + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
@@ -121,7 +121,7 @@ def gallery_data(runs: list[Run], gallery: Gallery) -> str:
     data = {
         "mean": [[s["mean_iou"] for s in example.scores] for example in gallery.examples],
         "iou": [[[None if v is None else round(v, 6) for v in of_run] for of_run in row] for row in iou],
-        "colours": {",".join(map(str, row.colour)): row.name for row in classes},
+        "colors": {",".join(map(str, row.color)): row.name for row in classes},
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" id="gallery-data">{text}</script>'

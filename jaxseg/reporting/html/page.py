@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxseg.reporting.comparison import DATASETS
 from jaxseg.reporting.html.chart import line_chart, stride, wants_log
-from jaxseg.reporting.html.document import RUN_COLOURS, document, key, scroll, swatch, table, value
+from jaxseg.reporting.html.document import RUN_COLORS, document, key, scroll, swatch, table, value
 from jaxseg.reporting.html.gallery import Gallery
 from jaxseg.reporting.html.images import gallery_section
 from jaxseg.reporting.html.runs import Run, series, settings
@@ -42,7 +42,7 @@ def runs_page(runs: list[Run], gallery: Gallery) -> str:
 
 
 def legend(runs: list[Run]) -> str:
-    """Every run's colour, what was scored, and where it comes from."""
+    """Every run's color, what was scored, and where it comes from."""
     parts = []
     for index, run in enumerate(runs):
         data, peers = run.result["data"], run.result["peers"]
@@ -161,7 +161,7 @@ def classes(runs: list[Run]) -> str:
             absent.append(label.name)
             bars = ABSENT
         share = f"{100 * truth[label.train_id] / max(truth.sum(), 1):.2g} %" if truth[label.train_id] else "–"
-        rows.append([swatch(label.colour) + escape(label.name), share, bars])
+        rows.append([swatch(label.color) + escape(label.name), share, bars])
     note = f"Absent, in neither truth nor prediction: {', '.join(absent)}. " if absent else "Every class is present. "
     body = table(["class", "of pixels", "IoU"], rows, label="IoU per class").replace(
         "<table>", '<table class="bars">', 1
@@ -177,7 +177,7 @@ def bar(index: int, name: str, number: float | None) -> str:
     if number is None:
         return ABSENT
     style, title = f"--v:{number:.4f}", escape(f"{name}: {number:.4f}")
-    return f'<div class="bar run-{index % RUN_COLOURS}" style="{style}" title="{title}"><i></i><span>{value(number)}</span></div>'
+    return f'<div class="bar run-{index % RUN_COLORS}" style="{style}" title="{title}"><i></i><span>{value(number)}</span></div>'
 
 
 def class_numbers(runs: list[Run]) -> str:
@@ -201,7 +201,7 @@ def confusion(run: Run) -> str:
     for i in seen:
         total = counts[i].sum()
         cells = [heat(counts[i, j], total, truth=labels[i].name, called=labels[j].name) for j in seen]
-        name = swatch(labels[i].colour) + escape(labels[i].name)
+        name = swatch(labels[i].color) + escape(labels[i].name)
         rows.append(f'<tr><th scope="row" class="left">{name}</th>{"".join(cells)}</tr>')
     corner = '<td class="corner">truth ↓ prediction →</td>'
     body = "\n".join(rows)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxseg.config import InputError, all_fields, field
+from jaxseg.config import all_fields, get_field
+from jaxseg.errors import InputError
+from jaxseg.files import read_json
 from jaxseg.labels import LABELS, Labels
-from jaxseg.reporting.comparison import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,4 +159,4 @@ def series(lines: list[dict], key: str) -> list[tuple[float, float]]:
 def settings(run: Run) -> dict[str, str]:
     """Every setting of a run, as `config.field` -> value."""
     config = ConfigDict(run.result.get("config", {}))
-    return {f"config.{path}": str(field(config, path)) for path in all_fields(config)}
+    return {f"config.{path}": str(get_field(config, path)) for path in all_fields(config)}

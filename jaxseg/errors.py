@@ -1,0 +1,44 @@
+"""The exceptions whose message is a sentence for the user, and the exit status of each.
+
+In: nothing. Out: what `jaxseg.cli` turns into one line on standard error. Everything else that is raised is a crash
+(status 1; please report it).
+"""
+
+INTERRUPTED_STATUS = 130  # of KeyboardInterrupt, as shells report SIGINT
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used. The message says what was got, where, what was expected, what to do."""
+
+    status = 2
+
+
+class NonFiniteError(RuntimeError):
+    """A loss term or gradient became NaN or infinite; training stopped before anything of it was saved."""
+
+    status = 3
+
+
+class ResourceError(RuntimeError):
+    """Memory or disk do not suffice; what was saved before is whole."""
+
+    status = 4
+
+
+class HostLostError(RuntimeError):
+    """One of several hosts is gone; what was saved before is whole."""
+
+    status = 5
+
+
+class StoppedError(RuntimeError):
+    """A signal asked to stop; what was trained so far is saved.
+
+    Args:
+      message: the sentence.
+      signal_number: which signal; the status is 128 more, as shells report it.
+    """
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.status = 128 + signal_number

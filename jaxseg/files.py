@@ -1,0 +1,124 @@
+"""Writing files whole or not at all, reading them back, locks, and reading many at once.
+
+In: paths and contents. Out: files that no reader finds half-written, or `InputError`s that name the file.
+"""
+
+import collections
+import contextlib
+import fcntl
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+from jaxseg.errors import InputError
+
+THREADS = 8  # decoding and resizing release the interpreter lock
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields the path to write to, `path` with .part behind it, which gets its name when the block ends.
+
+    Where the block raises, the part is removed, and a file that had the name before stays.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes `content`; raises ValueError for NaN and infinity, which JSON does not have."""
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict:
+    """The object in `path`; {} where it holds something else. Raises InputError where it is no JSON."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); make it again, or move it away.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def read_json_lines(path: Path) -> list[dict]:
+    """The lines of a run's log, each an object with an integer "step"; [] where there is no file.
+
+    An end without a newline, which a kill cut short, is left out. Raises InputError naming the line that no run wrote.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines = []
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            content = json.loads(line)
+            fits = isinstance(content, dict) and isinstance(content.get("step"), int)
+        except ValueError:
+            fits = False
+        if not fits:
+            raise InputError(
+                f"{path}, line {number}: not a line of a run's log ({line[:60]!r}). Put the file back as it was, or move it"
+                " away: a run that goes on begins its log anew."
+            )
+        lines.append(content)
+    return lines
+
+
+def write_json_lines(path: Path, lines: Iterable[dict]) -> None:
+    """An object per line."""
+    with atomic_write(path) as part:
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def make_parent(output: Path) -> None:
+    """The folder that a result goes into, made before the result is computed. Raises InputError."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output={output}: its folder cannot be made ({error.strerror}).") from error
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, if_held: Callable[[], None]) -> Iterator[TextIO]:
+    """Holds an exclusive lock on `path`; a killed process lets go of its own.
+
+    Args:
+      path: the file, made where it is not there.
+      if_held: called where another process holds the lock, to say so, or to raise; then the lock is waited for.
+
+    Yields:
+      The open file; a child that inherits it holds the lock, too.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if_held()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def parallel_map(function: Callable[[T], R], items: Iterable[T], *, ahead: int = 4 * THREADS) -> Iterator[R]:
+    """`map(function, items)` by threads, in order, with at most `ahead` results waiting.
+
+    >>> list(parallel_map(abs, [-2, 1]))
+    [2, 1]
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

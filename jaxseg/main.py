@@ -16,7 +16,7 @@ from absl import flags
 from jaxseg import cli
 from jaxseg.config_checks import validate
 from jaxseg.errors import InputError
-from jaxseg.reporting import terminal
+from jaxseg.reporting.terminal import print_results
 from jaxseg.training import distributed
 from jaxseg.training.loop import train_and_evaluate
 from jaxseg.training.overfit import overfit, verdict
@@ -47,7 +47,7 @@ def main() -> int | None:
     results = train_and_evaluate(config, workdir)
     if not distributed.is_primary_host():
         return
-    terminal.print_results(results)
+    print_results(results)
     print(f"figure:  {workdir / 'predictions.png'}")
     print(f"results: {workdir / 'results.json'}")
     print(next_step(config, workdir))
@@ -63,7 +63,7 @@ def try_out(config, workdir: Path, mode: str) -> int:
         print(f"summary: {workdir / 'profile.json'}")
         return 0
     results = overfit(config, workdir)
-    terminal.print_results(results)
+    print_results(results)
     lines = (workdir / "trial/train.jsonl").read_text().splitlines()
     print(f"figure:  {workdir / 'trial/predictions.png'}")
     print(verdict(results, config, [json.loads(line)[f"{config.peer}/loss"] for line in lines]))

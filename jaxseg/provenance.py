@@ -1,13 +1,13 @@
-"""What is written of a result: scores, and where they come from.
+"""Where a result comes from: command, commit, versions, device, data, settings.
 
-In: a confusion matrix, the config, the prepared data. Out: a JSON of numbers with command, commit, versions, device,
-data fingerprint and resolved config, so that it can be made again.
+In: the config, and what is known of the data. Out: a dict for JSON, with which the result can be made again.
 """
 
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -15,36 +15,30 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxseg import __version__
-from jaxseg.data.records import Prepared
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "pillow")
 
 
-def provenance(config: ConfigDict, prepared: Prepared) -> dict:
-    """Where a result comes from: command, code, versions, device, config, data."""
-    data = {
-        "name": prepared.name,
-        "fingerprint": prepared.fingerprint,
-        "train": prepared.images("train"),
-        "val": prepared.images("val"),
-    }
-    return origin(config) | {"data": data}
+def provenance(config: ConfigDict, data: Mapping | None = None) -> dict:
+    """What a result's JSON says of its origin.
 
+    Args:
+      config: the resolved config.
+      data: name, fingerprint and number of images (`Prepared.provenance`); None where there are none.
 
-def origin(config: ConfigDict) -> dict:
-    """The same without data."""
-    return {
+    Returns:
+      command, commit, versions, device and config, and "data" where it is given.
+    """
+    versions = {"python": platform.python_version(), "jaxseg": __version__}
+    device = jax.devices()[0]
+    origin = {
         "command": command(),
         "commit": commit(),
-        "versions": {"python": platform.python_version(), "jaxseg": __version__}
-        | {p: metadata.version(p) for p in PACKAGES},
-        "device": {
-            "platform": jax.devices()[0].platform,
-            "kind": jax.devices()[0].device_kind,
-            "count": jax.device_count(),
-        },
+        "versions": versions | {package: metadata.version(package) for package in PACKAGES},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "config": config.to_dict(),
     }
+    return origin if data is None else origin | {"data": dict(data)}
 
 
 def command() -> str:

@@ -15,7 +15,7 @@ from jaxseg.errors import InputError
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import DeepLabV3, UNet
 from jaxseg.models.factory import NORMALIZE, initial_variables, make_model
-from jaxseg.models.layers import convolve, max_pool_3x3, upsample
+from jaxseg.models.layers import convolve, max_pool_3x3
 from jaxseg.models.resnet import DEPTHS, plan
 from jaxseg.models.torch_weights import (
     deeplabv3_from_torch,
@@ -26,6 +26,7 @@ from jaxseg.models.torch_weights import (
     unet_from_torch,
 )
 from jaxseg.models.weights_io import read_state_dict
+from jaxseg.ops import resize_bilinear
 
 SMALL = {"num_classes": 3, "backbone": "resnet14", "stem_features": 4}
 
@@ -230,7 +231,7 @@ def test_upsampling_by_hand():
             r1, c1, a, b = min(r0 + 1, 2), min(c0 + 1, 3), r - r0, c - c0
             top, bottom = (x[0, k, c0] * (1 - b) + x[0, k, c1] * b for k in (r0, r1))
             expected[0, i, j] = top * (1 - a) + bottom * a
-    np.testing.assert_allclose(upsample(x, size), expected, atol=1e-6)
+    np.testing.assert_allclose(resize_bilinear(x, size), expected, atol=1e-6)
 
 
 # ---- The networks' options
@@ -276,6 +277,15 @@ def test_recomputation_changes_nothing(network):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), plain, again)
 
 
+def products(jaxpr):
+    """(precision, dtype of the maps) of every convolution and matrix product, those inside calls too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            yield equation.params["precision"], equation.invars[0].aval.dtype
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from products(inner)
+
+
 def test_bfloat16_computes_low_and_keeps_float32():
     image = jnp.ones((2, 32, 32, 3)) * 0.3
     model, variables = DeepLabV3(**SMALL, dtype=jnp.bfloat16, auxiliary=True), small_variables(auxiliary=True)
@@ -286,11 +296,11 @@ def test_bfloat16_computes_low_and_keeps_float32():
         )
 
     assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(apply, variables, image))} == {jnp.dtype("float32")}
-    lines = str(jax.make_jaxpr(apply)(variables, image)).splitlines()
-    products = [line for line in lines if "conv_general_dilated[" in line or "dot_general[" in line]
-    upsampling = [line for line in products if "HIGHEST" in line]
-    assert len(upsampling) == 0 or all("f32" in line for line in upsampling)
-    assert sum("bf16[" in line for line in products) > 20
+    found = list(products(jax.make_jaxpr(apply)(variables, image).jaxpr))
+    full = [dtype for precision, dtype in found if precision == (lax.Precision.HIGHEST, lax.Precision.HIGHEST)]
+    assert full == ["float32"] * 4  # rows and columns, of the upsampling of each of the two heads
+    assert {dtype for precision, dtype in found if precision is None} == {"bfloat16"}
+    assert len(found) > 24
 
 
 @pytest.mark.usefixtures("four_devices")

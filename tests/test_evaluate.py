@@ -20,7 +20,7 @@ from jaxseg.inference.per_image import Tally, worst
 from jaxseg.inference.predictor import View
 from jaxseg.labels import LABELS
 from jaxseg.training import parallel, validation
-from jaxseg.training.peers import restored_peers
+from jaxseg.training.peers import restore_peers
 
 
 def counted(pairs):
@@ -41,7 +41,7 @@ def test_scores_of_images_add_up_to_those_of_training(tiny_run, network, tmp_pat
     config = load_config(tiny_run)
     results = score_checkpoint(config, tiny_run, "last", gallery=tmp_path)
     prepared = prepare(config.data)
-    peers = parallel.replicate(restored_peers(config, tiny_run, "last")[1])
+    peers = parallel.replicate(restore_peers(config, tiny_run, "last")[1])
     eval_step = parallel.compile_eval_step(num_classes=11)
     trained = validation.evaluate(eval_step, peers, prepared, config).confusion["unet"]
     scores = results["peers"]["unet"]

@@ -14,9 +14,9 @@ from jaxseg.errors import InputError
 from jaxseg.inference import predictor
 from jaxseg.inference.predictor import Network, View, scored
 from jaxseg.labels import LABELS
-from jaxseg.models.layers import upsample
+from jaxseg.ops import resize_bilinear
 from jaxseg.training import parallel
-from jaxseg.training.peers import restored_peers
+from jaxseg.training.peers import restore_peers
 from jaxseg.training.step import predict
 from tests.conftest import save_untrained
 
@@ -62,7 +62,7 @@ def test_in_one_piece_is_one_pass_over_the_padded_image(network, tiny_run, hw):
     label = network.predict(image, resize="none")
     h, w = (-(-side // 16) * 16 for side in hw)
     padded = np.pad(image, ((0, h - hw[0]), (0, w - hw[1]), (0, 0)), mode="edge")
-    peer = restored_peers(config, tiny_run, "last")[1]["unet"]
+    peer = restore_peers(config, tiny_run, "last")[1]["unet"]
     logits = np.asarray(predict(peer, jnp.asarray(padded[None] / np.float32(255))))[0, : hw[0], : hw[1]]
     assert label.shape == hw
     assert label.dtype == np.uint8
@@ -76,14 +76,16 @@ def test_as_in_training_images_are_resized_there_and_logits_back(network):
     image = picture(50, 75)
     small = np.asarray(Image.fromarray(image).resize((36, 36), Image.Resampling.BILINEAR))  # square, 36 pixels
     logits = next(scored(network, [small], view=View(resize="none")))
-    back = np.asarray(upsample(logits[None], (50, 75)))[0]
+    back = np.asarray(resize_bilinear(logits[None], (50, 75)))[0]
     assert (network.predict(image) == back.argmax(-1)).all()
 
 
 def test_scores_are_resized_as_pytorch_does():
     logits = RNG.standard_normal((7, 9, 4)).astype(np.float32)
     for hw in ((7, 9), (20, 31), (3, 4)):
-        expected = np.asarray(upsample(logits[None], hw))[0]  # held to PyTorch's interpolate by tests/test_deeplabv3.py
+        expected = np.asarray(resize_bilinear(logits[None], hw))[
+            0
+        ]  # held to PyTorch's interpolate by tests/test_deeplabv3.py
         np.testing.assert_allclose(predictor.resize_scores(logits, hw), expected, atol=1e-6)
 
 
@@ -140,7 +142,7 @@ def test_flip_and_scales_average_probabilities(activation):
             seen = resized[:, ::-1] if mirrored else resized
             logits = np.asarray(tilted(seen[None] / np.float32(255)))
             logits = logits[:, :, ::-1] if mirrored else logits
-            expected = expected + probability(np.asarray(upsample(logits, (20, 30)))[0].astype(np.float64)) / 4
+            expected = expected + probability(np.asarray(resize_bilinear(logits, (20, 30)))[0].astype(np.float64)) / 4
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert (network.predict(image, resize="none", flip=True, scales=(1.0, 1.5)) == expected.argmax(-1)).all()
 

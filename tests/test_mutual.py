@@ -318,7 +318,7 @@ def test_parts_of_a_batch_average_to_the_whole():
         parts = []
         for part in (slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)):
             share = {key: value[part] for key, value in batch.items()}
-            count = {"pixels": jnp.float32(batch["valid"].sum()), "parts": 4}
+            count = {"pixels": jnp.float32(batch["valid"].sum()), "num_parts": 4}
             parts.append(loss_fn(own[part], share, peer_logits=[peer[part]], **count)[1]["kl"])
         np.testing.assert_allclose(np.mean(parts), mutual_kl(own, peer, label, pixels=counted), rtol=1e-5)
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.losses.rmi_maps import avg_pool, max_pool, pooled_maps, pooled_size
+from jaxseg.losses.rmi_maps import avg_pool, pooled_maps, pooled_size
+from jaxseg.ops import max_pool
 from tests import rmi_oracle
 
 RNG = np.random.default_rng(0)
@@ -19,7 +20,8 @@ RNG = np.random.default_rng(0)
 def test_maps_against_their_definition(pool, pool_size, hw):
     logits = RNG.normal(0, 3, (1, *hw, 3)).astype(np.float32)
     label = np.where(RNG.random((1, *hw)) < 0.2, 255, RNG.integers(0, 3, (1, *hw)))
-    truth, prob = jax.jit(functools.partial(pooled_maps, pool=pool, pool_size=pool_size))(logits, label)
+    maps = jax.jit(functools.partial(pooled_maps, pool=pool, pool_size=pool_size))
+    truth, prob = maps(logits, label, label < 3)
     valid = label[0] < 3
     # PyTorch, and so jaxseg, reckons the weights of neighbours in the precision of the image.
     tolerance = 2e-6 if pool == "interpolate" else 3e-7
@@ -34,7 +36,7 @@ def test_maps_against_their_definition(pool, pool_size, hw):
 
 def test_gradient_of_a_tie_goes_to_the_first_in_row_major_order():
     """A constant 4×5 image, windows of 3 from (-1, -1): 2×2 windows, whose first pixels inside are these."""
-    gradient = jax.grad(lambda x: (max_pool(x, 3)[0, :, :, 0] * jnp.array([[1.0, 2], [3, 4]])).sum())(
+    gradient = jax.grad(lambda x: (max_pool(x, 3, 1)[0, :, :, 0] * jnp.array([[1.0, 2], [3, 4]])).sum())(
         jnp.ones((1, 4, 5, 1))
     )
     expected = np.zeros((4, 5))
@@ -46,7 +48,7 @@ def test_pixels_beyond_the_last_window_have_no_gradient():
     """7 rows, windows of 3 from -1: rows -1..1, 2..4 and 5..7, all there; 4 rows of size 3: row 3 is in the second."""
     assert pooled_size(7, pool="max", pool_size=3) == 3
     assert pooled_size(6, pool="max", pool_size=3) == 2  # rows -1..1, 2..4: row 5 is in none
-    gradient = jax.grad(lambda x: max_pool(x, 3).sum() + avg_pool(x, 3).sum())(jnp.ones((1, 6, 6, 1)))
+    gradient = jax.grad(lambda x: max_pool(x, 3, 1).sum() + avg_pool(x, 3).sum())(jnp.ones((1, 6, 6, 1)))
     assert (gradient[0, 5] == 0).all()
     assert gradient[0, 0, 0, 0] == pytest.approx(1 + 1 / 9)
 
@@ -59,7 +61,8 @@ def test_padding_counts_in_an_average():
 def test_void_wins_no_window():
     """Its logit is the largest, its probability counts as 0; a window that is all void has truth 0 and prob 1e-6."""
     logits = jnp.array([[9.0, 1.0], [0.0, 0.0]]).reshape(1, 2, 2, 1)
-    truth, prob = pooled_maps(logits, jnp.array([[[255, 0], [0, 0]]]), pool="max", pool_size=2)
+    label = jnp.array([[[255, 0], [0, 0]]])
+    truth, prob = pooled_maps(logits, label, label == 0, pool="max", pool_size=2)
     assert prob.shape == (1, 1, 2, 2)  # padding of 1: four windows of one pixel each
     np.testing.assert_allclose(prob[0, 0], [[1e-6, 1 / (1 + np.exp(-1))], [0.5, 0.5]], rtol=1e-5)
     np.testing.assert_array_equal(truth[0, 0], [[0, 1], [1, 1]])
@@ -68,5 +71,6 @@ def test_void_wins_no_window():
 def test_least_probability_is_added_or_clipped():
     logits = jnp.full((1, 1, 1, 1), -20.0)  # sigmoid: 2e-9
     for clip, expected in ((False, 1.002061e-6), (True, 1e-6)):
-        _, prob = pooled_maps(logits, jnp.zeros((1, 1, 1), int), pool="none", pool_size=3, clip=clip)
+        label = jnp.zeros((1, 1, 1), int)
+        _, prob = pooled_maps(logits, label, label == 0, pool="none", pool_size=3, clip=clip)
         assert prob.item() == pytest.approx(expected, rel=1e-6)

@@ -315,7 +315,7 @@ def test_training_goes_on_where_the_textbook_formula_in_float32_is_nan():
 
         (_, (logits, stats_now, rmi)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, opt_state = tx.update(grads, opt_state)
-        maps = [x.reshape(-1, 64, 64) for x in pooled_maps(logits, label, pool="none", pool_size=1)]
+        maps = [x.reshape(-1, 64, 64) for x in pooled_maps(logits, label, label != 255, pool="none", pool_size=1)]
         failing = jnp.isnan(lax.map(lambda m: textbook(*m, 3), tuple(maps))).sum()
         return optax.apply_updates(params, updates), stats_now, opt_state, rmi, failing, optax.tree.norm(grads)
 
@@ -362,7 +362,7 @@ def test_as_many_maps_at_once_as_fit():
     from jaxseg.losses import rmi
 
     logits, label = random_case()
-    maps = rmi.pooled_maps(logits, label, pool="none", pool_size=1)
+    maps = rmi.pooled_maps(logits, label, label != 255, pool="none", pool_size=1)
     flat = tuple(x.reshape(-1, *x.shape[2:]) for x in maps)
     chunks = lax.map(lambda m: rmi.rmi_and_gradient(*m, 3), flat, batch_size=3)
     for actual, expected in zip(chunks, lax.map(lambda m: rmi.rmi_and_gradient(*m, 3), flat), strict=True):
@@ -460,12 +460,12 @@ def test_mean_over_parts_is_the_whole():
     logits, label = random_case(images=4)
     label[0] = 255
     pixels = jnp.float32((label != 255).sum())
-    whole, terms = RMI_LOSS(logits, batch_of(label), pixels=pixels, parts=1)
+    whole, terms = RMI_LOSS(logits, batch_of(label), pixels=pixels, num_parts=1)
     expected, public = pixel_and_rmi_loss(logits, label)
     np.testing.assert_allclose(whole, expected, rtol=1e-6)
     for name in public:
         np.testing.assert_allclose(terms[name], public[name], rtol=1e-6)
-    parts = [RMI_LOSS(logits[i : i + 1], batch_of(label[i : i + 1]), pixels=pixels, parts=4) for i in range(4)]
+    parts = [RMI_LOSS(logits[i : i + 1], batch_of(label[i : i + 1]), pixels=pixels, num_parts=4) for i in range(4)]
     np.testing.assert_allclose(np.mean([loss for loss, _ in parts]), whole, rtol=1e-6)
     for name in terms:
         np.testing.assert_allclose(np.mean([own[name] for _, own in parts]), terms[name], rtol=1e-6)
@@ -478,6 +478,6 @@ def test_mean_over_classes_present():
     label[0][label[0] > 3] = 255
     label[1] = np.where(label[1] == 255, 255, 1)
     bounds = np.asarray(rmi_lower_bound(logits, label))
-    _, terms = RMI_LOSS(logits, batch_of(label), pixels=jnp.float32((label != 255).sum()), parts=1)
+    _, terms = RMI_LOSS(logits, batch_of(label), pixels=jnp.float32((label != 255).sum()), num_parts=1)
     np.testing.assert_allclose(terms["rmi_present"], (bounds[0, [0, 2]].mean() + bounds[1, 1]) / 2, rtol=1e-6)
     np.testing.assert_allclose(terms["rmi"], bounds.sum() / 2, rtol=1e-6)

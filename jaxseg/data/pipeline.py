@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 from jaxseg.data.records import Prepared
 from jaxseg.data.transforms import center_crop, pad_to, random_crop, to_element
 from jaxseg.errors import InputError
-from jaxseg.labels import VOID
 
 Batch = dict[str, np.ndarray]
 
@@ -35,28 +34,34 @@ class RandomCrop(grain.transforms.RandomMap):
 
 
 class EvalCrop(grain.transforms.RandomMap):
-    """Position -> element to score: a record seen through `config.eval.view`; beyond the last record, all void."""
+    """Position -> (image, label), uint8: what of a record `config.eval.view` scores; beyond the last one, no pixels."""
 
-    def __init__(self, records: Sequence, *, positions: int, view: str, crop_px: int, padded_hw: tuple[int, int]):
-        self.records, self.positions, self.view, self.crop_px, self.padded_hw = (
-            records,
-            positions,
-            view,
-            crop_px,
-            padded_hw,
-        )
+    def __init__(self, records: Sequence, *, positions: int, view: str, crop_px: int):
+        self.records = records
+        self.positions = positions
+        self.view = view
+        self.crop_px = crop_px
 
-    def random_map(self, position: int, rng: np.random.Generator) -> Batch:
-        height, width = self.padded_hw
+    def random_map(self, position: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         if position >= self.positions:
-            return to_element(np.zeros((height, width, 3), np.uint8), np.full((height, width), VOID, np.uint8))
+            return np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
         record = self.records[position % len(self.records)]
-        image, label = record["image"], record["label"]
         if self.view == "random":
-            return to_element(*random_crop(image, label, crop_px=self.crop_px, rng=rng))
+            return random_crop(record["image"], record["label"], crop_px=self.crop_px, rng=rng)
         if self.view == "center":
-            return to_element(*center_crop(image, label, crop_px=self.crop_px))
-        return to_element(*pad_to(image, label, height=height, width=width))
+            return center_crop(record["image"], record["label"], crop_px=self.crop_px)
+        return record["image"], record["label"]
+
+
+class PadToElement(grain.transforms.Map):
+    """(image, label) -> element of a batch, padded to one size, with void."""
+
+    def __init__(self, *, height: int, width: int):
+        self.height = height
+        self.width = width
+
+    def map(self, pair: tuple[np.ndarray, np.ndarray]) -> Batch:
+        return to_element(*pad_to(*pair, height=self.height, width=self.width))
 
 
 class HostShard(grain.MapDataset):
@@ -64,7 +69,10 @@ class HostShard(grain.MapDataset):
 
     def __init__(self, parent: grain.MapDataset, *, batch_size: int, process: int, processes: int):
         super().__init__(parent)
-        self.parent, self.batch_size, self.process, self.part = parent, batch_size, process, batch_size // processes
+        self.parent = parent
+        self.batch_size = batch_size
+        self.process = process
+        self.part = batch_size // processes
 
     def __len__(self) -> int:
         return len(self.parent) // self.batch_size * self.part
@@ -91,7 +99,9 @@ def train_batches(
     data = config.data
     check_crop(prepared, "train", data.crop_px)
     dataset = stream(prepared, seed=config.seed).random_map(RandomCrop(data.crop_px))
-    dataset = shares(dataset, batch_size=config.train.batch_size, process=process, processes=processes)[start_step:]
+    dataset = host_batches(dataset, batch_size=config.train.batch_size, process=process, processes=processes)[
+        start_step:
+    ]
     return to_iterator(dataset, workers=data.workers, threads=data.threads)
 
 
@@ -111,25 +121,28 @@ def eval_batches(
     All hosts get equally many batches. view=whole pads images to the largest height and width of the split, rounded up
     to `multiple_px`, with void.
     """
-    evaluation, data = config.eval, config.data
+    height, width = padded_hw(prepared, config, multiple_px=multiple_px)
+    dataset = eval_crops(prepared, config).map(PadToElement(height=height, width=width))
+    dataset = host_batches(dataset, batch_size=config.eval.batch_size, process=process, processes=processes)
+    return to_iterator(dataset, workers=config.data.workers, threads=config.data.threads)
+
+
+def eval_crops(prepared: Prepared, config: ConfigDict) -> grain.MapDataset:
+    """(image, label) of every position of the validation split, pass after pass, filled up to whole batches.
+
+    Raises InputError where a crop does not fit.
+    """
+    evaluation = config.eval
     if evaluation.view != "whole":
-        check_crop(prepared, "val", data.crop_px)
+        check_crop(prepared, "val", config.data.crop_px)
     positions = prepared.images("val") * evaluation.passes
-    batches = math.ceil(positions / evaluation.batch_size)
-    view = EvalCrop(
-        prepared.records("val"),
-        positions=positions,
-        view=evaluation.view,
-        crop_px=data.crop_px,
-        padded_hw=padded_hw(prepared, config, multiple_px=multiple_px),
-    )
-    dataset = grain.MapDataset.range(batches * evaluation.batch_size).seed(config.seed).random_map(view)
-    dataset = shares(dataset, batch_size=evaluation.batch_size, process=process, processes=processes)
-    return to_iterator(dataset, workers=data.workers, threads=data.threads)
+    crop = EvalCrop(prepared.records("val"), positions=positions, view=evaluation.view, crop_px=config.data.crop_px)
+    filled = math.ceil(positions / evaluation.batch_size) * evaluation.batch_size
+    return grain.MapDataset.range(filled).seed(config.seed).random_map(crop)
 
 
-def shares(dataset: grain.MapDataset, *, batch_size: int, process: int, processes: int) -> grain.MapDataset:
-    """A host's shares of global batches of `batch_size`."""
+def host_batches(dataset: grain.MapDataset, *, batch_size: int, process: int, processes: int) -> grain.MapDataset:
+    """A host's share of every global batch of `batch_size`."""
     share = HostShard(dataset, batch_size=batch_size, process=process, processes=processes)
     return share.batch(batch_size // processes, drop_remainder=True)
 

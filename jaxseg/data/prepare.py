@@ -7,24 +7,24 @@ set, size and a fingerprint of the raw files' names, sizes and times, so changed
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
-from rich.console import Console
 
-from jaxseg.console import progress_bar
+from jaxseg.console import PlainConsole, progress_bar
 from jaxseg.data import synthetic
 from jaxseg.data.download import VOC2012_TAR, download
 from jaxseg.data.records import VERSION, Prepared, Segmentation
 from jaxseg.data.sources import SPLITS, WANTED, Source, find_source
 from jaxseg.errors import InputError
+from jaxseg.files import file_lock, write_json
 
 MANIFEST = "prepared.json"
 
@@ -51,7 +51,7 @@ def raw_source(data: ConfigDict) -> Source | None:
         with one_at_a_time(data_dir):
             if not source_dir.is_dir():
                 with progress_bar(f"rendering {data.scenes} scenes", data.scenes) as advance:
-                    synthetic.write_scenes(source_dir, data.scenes, progress=lambda numbers: counted(numbers, advance))
+                    synthetic.write_scenes(source_dir, data.scenes, progress=advance)
         return dataclasses.replace(find_source("cityscapes", source_dir), name="synthetic")
     if data.download:
         return find_source("voc2012", download_voc2012(data_dir))
@@ -92,7 +92,7 @@ def prepared_before(data: ConfigDict, data_dir: Path) -> Prepared:
 def load(folder: Path) -> Prepared | None:
     """The prepared records in `folder`; None where there are none, or not whole."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         whole = all((folder / name).stat().st_size == size for name, size in manifest["bytes"].items())
         prepared = Prepared(manifest["name"], folder, manifest["splits"])
         whole &= all(prepared.images(split) and prepared.valid_pixels(split) >= 0 for split in SPLITS)
@@ -122,9 +122,7 @@ def build(source: Source, folder: Path, *, data_dir: Path, resize: str, size_px:
         "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
         "splits": {split: summary.as_dict() for split, summary in builder.summaries.items()},
     }
-    part = folder / f"{MANIFEST}.part"
-    part.write_text(json.dumps(manifest, indent=1))
-    part.rename(folder / MANIFEST)
+    write_json(folder / MANIFEST, manifest)
 
 
 def download_voc2012(data_dir: Path) -> Path:
@@ -138,16 +136,13 @@ def download_voc2012(data_dir: Path) -> Path:
 
 
 @contextlib.contextmanager
-def one_at_a_time(data_dir: Path):
+def one_at_a_time(data_dir: Path) -> Iterator[None]:
     """Processes that prepare into one folder wait for each other; a killed one lets go."""
-    with (data_dir / "prepare.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            Console(stderr=True, markup=False, highlight=False).print(
-                f"waiting for another process that prepares data in {data_dir} …", highlight=False
-            )
-            fcntl.flock(file, fcntl.LOCK_EX)
+
+    def say() -> None:
+        PlainConsole(stderr=True).say(f"waiting for another process that prepares data in {data_dir} …")
+
+    with file_lock(data_dir / "prepare.lock", if_held=say):
         yield
 
 
@@ -163,13 +158,6 @@ def writable_dir(path: str) -> Path:
             f"config.data.dir={path}: cannot keep prepared data there ({error}); choose another folder."
         ) from error
     return folder
-
-
-def counted(items, advance):
-    """Passes items on, advancing a progress bar."""
-    for item in items:
-        yield item
-        advance(1)
 
 
 @contextlib.contextmanager

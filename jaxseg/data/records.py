@@ -109,6 +109,12 @@ class Prepared:
             :16
         ]
 
+    @property
+    def provenance(self) -> dict:
+        """What results say of their data."""
+        counts = {split: self.images(split) for split in SPLITS}
+        return {"name": self.name, "fingerprint": self.fingerprint, **counts}
+
     def images(self, split: str) -> int:
         return self.summary[split]["images"]
 

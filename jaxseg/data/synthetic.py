@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -327,15 +328,15 @@ def scenes_dir(data_dir: Path, scenes: int) -> Path:
     return data_dir / "raw" / f"synthetic-v{VERSION}-{scenes}"
 
 
-def write_scenes(folder: Path, scenes: int, *, progress=lambda numbers: numbers) -> None:
+def write_scenes(folder: Path, scenes: int, *, progress: Callable[[int], None] = lambda count: None) -> None:
     """Renders scenes 0..scenes-1 below `folder` as Cityscapes lays its files out; the last sixth is split "val".
 
     Written beside and renamed when whole, so that an interrupted rendering is never taken for a data set. `progress`
-    wraps the iterator of scene numbers, to show it.
+    is called with the number of scenes just done.
     """
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    for number in progress(range(scenes)):
+    for number in range(scenes):
         split = "val" if number >= scenes - scenes // 6 else "train"
         image, label = render_scene(number)
         stem = f"{split}/scene/scene_{number:06d}_000000"
@@ -346,4 +347,5 @@ def write_scenes(folder: Path, scenes: int, *, progress=lambda numbers: numbers)
             path = part / name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
+        progress(1)
     part.rename(folder)

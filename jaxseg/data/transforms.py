@@ -58,8 +58,9 @@ def _window(image, label, top, left, crop_px):
 
 def pad_to(image: np.ndarray, label: np.ndarray, *, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Pads below and to the right: the image by its edge, the label by void, so that added pixels are never scored."""
-    below, right = height - label.shape[0], width - label.shape[1]
-    image = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
+    below = height - label.shape[0]
+    right = width - label.shape[1]
+    image = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge" if image.size else "constant")
     return image, np.pad(label, ((0, below), (0, right)), constant_values=VOID)
 
 
@@ -73,3 +74,8 @@ def to_element(image: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
         "label": label.astype(np.int32),
         "valid": label != VOID,
     }
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """f32 in [0, 1] -> uint8: undoes `to_element`."""
+    return np.round(image * 255).astype(np.uint8)

@@ -1,10 +1,11 @@
-"""From images of any size to classes at that size: whole or by windows, mirrored too, at several scales.
+"""A trained network that is ready to predict images of any size.
 
-In: a run, or weights with their config, and images uint8 [h, w, 3]. Out: logits or probabilities f32 [h, w, c], or label
-maps uint8 [h, w], at each image's own height and width.
+In: a run, or weights with their config, and images uint8 [h, w, 3]. Out: probabilities f32 [h, w, c], or label maps
+uint8 [h, w], at each image's own height and width.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 from scipy import special
@@ -24,140 +25,109 @@ from jaxseg.config_checks import validate
 from jaxseg.data.sources import read_image, to_rgb
 from jaxseg.data.transforms import resize_image, resized_hw
 from jaxseg.errors import InputError
+from jaxseg.inference.options import InferenceOptions
+from jaxseg.inference.tiling import full_image_logits, sliding_window_logits
 from jaxseg.labels import LABELS, Labels
 from jaxseg.models.factory import SIZE_MULTIPLE_PX
-from jaxseg.models.layers import bilinear_weights
+from jaxseg.ops import resize_bilinear
 from jaxseg.training import parallel
-from jaxseg.training.peers import restored_peers
+from jaxseg.training.peers import restore_peers
 
-# What a network's logits were trained to be: the classes of a pixel exclude each other, or each is a question of its own.
-ACTIVATIONS = {"softmax": lambda logits: special.softmax(logits, axis=-1), "sigmoid": special.expit}
-RESIZES = ("run", "none")
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """How a network looks at an image; the passes' probabilities are averaged.
-
-    resize: "run", to the size that images had in its training (config.data.resize), or "none", at their own pixels.
-    window_px: 0, the image in one piece; else in square windows of that side, which overlap by at least the share
-    `overlap` of it and are blended, each pixel most by the windows it lies deep in. scales: factors on the size. flip: also
-    the mirror image. batch: images or windows that go through the network together, over all devices.
-    Raises InputError for values that cannot be.
-    """
-
-    resize: str = "run"
-    window_px: int = 0
-    overlap: float = 0.5
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    batch: int = 1
-
-    def __post_init__(self):
-        if self.resize not in RESIZES:
-            raise InputError(f"resize={self.resize!r}; expected {' or '.join(RESIZES)}.")
-        if isinstance(self.scales, int | float):
-            object.__setattr__(self, "scales", (float(self.scales),))
-        numbers = {"window_px": self.window_px, "overlap": self.overlap, "batch": self.batch}
-        numbers |= {f"scales[{i}]": scale for i, scale in enumerate(self.scales)}
-        for name, value in numbers.items():
-            if not isinstance(value, int | float):
-                raise InputError(f"{name}={value!r}; expected a number.")
-        if self.window_px < 0:
-            raise InputError(f"window_px={self.window_px}; expected a side in pixels, or 0 for the image in one piece.")
-        if not 0 <= self.overlap < 1:
-            raise InputError(f"overlap={self.overlap}; expected a share of the window from 0 to below 1.")
-        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise InputError(f"scales={self.scales}; expected positive numbers.")
-        if self.batch < 1:
-            raise InputError(f"batch={self.batch}; expected at least 1.")
-
-    @property
-    def passes(self) -> list[tuple[float, bool]]:
-        """(scale, mirrored)."""
-        return list(itertools.product(self.scales, (False, True) if self.flip else (False,)))
-
-    def __str__(self) -> str:
-        size = "resized as in training" if self.resize == "run" else "at their own pixels"
-        how = f"windows of {self.window_px} pixels, {self.overlap:g} overlap" if self.window_px else "in one piece"
-        scales = "" if self.scales == (1.0,) else f", scales {', '.join(f'{scale:g}' for scale in self.scales)}"
-        return f"{size}, {how}{scales}{', and mirrored' if self.flip else ''}"
+AnyImage = np.ndarray | Image.Image | str | Path
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Network:
+class Predictor:
     """A trained network on all devices. step: of its checkpoint; None for weights of another program."""
 
     name: str
     step: int | None
     peer: Any  # TrainState, replicated
     forward: Callable  # parallel.compile_predict()
+    forward_labels: Callable  # parallel.compile_predict_labels()
     labels: Labels
     data: ConfigDict  # config.data: how its training images were resized
     multiple_px: int  # heights and widths that it takes
-    activation: str  # of ACTIVATIONS
+    activation: str  # what its logits were trained to be: "softmax", or "sigmoid", each class a question of its own
 
     def __repr__(self) -> str:
         step = "weights of a file" if self.step is None else f"step {self.step}"
-        return f"Network({self.name!r}, {step}, {self.labels.num_classes} classes)"
+        return f"Predictor({self.name!r}, {step}, {self.labels.num_classes} classes)"
 
-    def predict(self, image: np.ndarray | Image.Image | str | Path, **view) -> np.ndarray:
-        """The class of every pixel, uint8 [h, w], at the image's own size: numbers of `labels.names`.
+    def predict(self, image: AnyImage, **options) -> UInt8[np.ndarray, "h w"]:
+        """The class of every pixel, at the image's own size.
 
-        image: uint8 [h, w, 3] or [h, w], a Pillow image, or a file. view: fields of `View`, such as flip=True. The first
-        image of each size that the network sees takes a compilation.
+        Args:
+          image: uint8 [h, w, 3] or [h, w], a Pillow image, or a file. The first image of each size that the network
+            sees takes a compilation.
+          **options: fields of `InferenceOptions`, such as flip=True.
+
+        Returns:
+          Numbers of `labels.names`.
         """
-        return label_map(next(scored(self, [to_pixels(image)], view=View(**view))))
+        return next(predict_labels(self, [to_pixels(image)], options=InferenceOptions(**options)))
 
-    def probabilities(self, image: np.ndarray | Image.Image | str | Path, **view) -> np.ndarray:
-        """The same as f32 [h, w, c]: softmax, or a sigmoid per class where the network was trained with that."""
-        return next(scored(self, [to_pixels(image)], view=View(**view), probabilities=True))
+    def probabilities(self, image: AnyImage, **options) -> Float[np.ndarray, "h w c"]:
+        """The same as probabilities: softmax, or a sigmoid per class where the network was trained with that."""
+        return next(predict_probabilities(self, [to_pixels(image)], options=InferenceOptions(**options)))
 
 
 def load(
     run: str | Path, *, checkpoint: str | int = "last", peer: str | None = None, config: str | Path | None = None
-) -> Network:
+) -> Predictor:
     """A network that is ready to predict.
 
-    run: a folder that `python -m jaxseg.main` trained in; or, with config (such as "configs/unet_voc.py"), a file of
-    weights as in `config.model.init_from`. checkpoint: "last", "best" or a step. peer: of a run with several; default: the
-    reported one. Raises InputError.
+    Args:
+      run: a folder that `python -m jaxseg.main` trained in; or, with `config`, a file of weights as in
+        `config.model.init_from`.
+      checkpoint: "last", "best" or a step.
+      peer: of a run with several; default: the reported one.
+      config: an experiment file, such as "configs/unet_voc.py".
+
+    Returns:
+      The network.
+
+    Raises:
+      InputError: where run, weights or config cannot be used.
     """
     if config is None:
         folder = Path(run).expanduser()
         loaded = load_config(folder)
-        return restored(loaded, folder, str(checkpoint), names=[peer or loaded.peer])[0]
-    loaded = try_config_file(find_config_file(str(config)))
-    loaded.model.init_from = str(run)
-    return restored(loaded, None, str(checkpoint), names=[peer or loaded.peer])[0]
+    else:
+        folder = None
+        loaded = try_config_file(find_config_file(str(config)))
+        loaded.model.init_from = str(run)
+    return load_predictors(loaded, folder, str(checkpoint), names=[peer or loaded.peer])[0]
 
 
-def restored(config: ConfigDict, workdir: Path | None, which: str, *, names: list[str]) -> list[Network]:
-    """The networks of these names of one checkpoint (`peers.restored_peers`). Raises InputError."""
+def load_predictors(config: ConfigDict, workdir: Path | None, which: str, *, names: list[str]) -> list[Predictor]:
+    """The networks of these names of one checkpoint (`restore_peers`). Raises InputError."""
     validate(config)
     sections = peer_sections(config)
     for name in names:
         if name not in sections:
             raise InputError(f"peer {name!r}: there is none; the peers are {', '.join(sections)}.")
-    step, peers = restored_peers(config, workdir, which)
+    step, peers = restore_peers(config, workdir, which)
     forward = parallel.compile_predict()
+    forward_labels = parallel.compile_predict_labels()
     return [
-        Network(
-            name,
-            step,
-            parallel.replicate(peers[name].replace(opt_state=())),
-            forward,
-            LABELS[config.data.name],
-            config.data,
-            SIZE_MULTIPLE_PX[sections[name].model.name],
-            sections[name].loss.pixel,
+        Predictor(
+            name=name,
+            step=step,
+            peer=parallel.replicate(peers[name].replace(opt_state=())),
+            forward=forward,
+            forward_labels=forward_labels,
+            labels=LABELS[config.data.name],
+            data=config.data,
+            multiple_px=SIZE_MULTIPLE_PX[sections[name].model.name],
+            activation=sections[name].loss.pixel,
         )
         for name in names
     ]
 
 
-def to_pixels(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
-    """uint8 [h, w, 3]. Raises InputError for anything that is no 8-bit image."""
+def to_pixels(image: AnyImage) -> UInt8[np.ndarray, "h w 3"]:
+    """Raises InputError for anything that is no 8-bit image."""
     if isinstance(image, str | Path):
         try:
             return read_image(Path(image).expanduser().read_bytes(), str(image), upright=True)
@@ -166,149 +136,118 @@ def to_pixels(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
     if isinstance(image, Image.Image):
         return to_rgb(image, "the Pillow image")
     image = np.asarray(image)
-    if (
-        image.dtype != np.uint8
-        or image.ndim not in (2, 3)
-        or (image.ndim == 3 and image.shape[2] != 3)
-        or not image.size
-    ):
+    is_gray = image.ndim == 2
+    is_color = image.ndim == 3 and image.shape[2] == 3
+    if image.dtype != np.uint8 or not (is_gray or is_color) or not image.size:
         raise InputError(
             f"an image is {image.dtype}{list(image.shape)}; expected uint8 [h, w, 3] (0 to 255) or [h, w]."
         )
-    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
+    return np.repeat(image[..., None], 3, axis=-1) if is_gray else image
 
 
-def label_map(scores: np.ndarray) -> np.ndarray:
-    """f32 [h, w, c] -> uint8 [h, w]: the highest."""
+def predict_labels(
+    predictor: Predictor, images: Iterable[np.ndarray], *, options: InferenceOptions
+) -> Iterator[UInt8[np.ndarray, "h w"]]:
+    """The class of every pixel of every image, in order."""
+    if options.resize == "none" and options.passes == [(1.0, False)] and not options.window_px:
+        for chunk in itertools.batched(images, round_up_to_devices(options.batch)):
+            forward = functools.partial(run_batches, predictor, batch=options.batch, labels=True)
+            sizes = {"multiple_px": predictor.multiple_px, "pad_to_hw": options.pad_to_hw}
+            yield from full_image_logits(forward, chunk, **sizes)
+        return
+    for scores in predict_scores(predictor, images, options=options):
+        yield label_map(scores)
+
+
+def predict_probabilities(
+    predictor: Predictor, images: Iterable[np.ndarray], *, options: InferenceOptions
+) -> Iterator[Float[np.ndarray, "h w c"]]:
+    """The probability of every class at every pixel of every image, in order, averaged over the passes."""
+    return predict_scores(predictor, images, options=options, probabilities=True)
+
+
+def predict_scores(
+    predictor: Predictor, images: Iterable[np.ndarray], *, options: InferenceOptions, probabilities: bool = False
+) -> Iterator[Float[np.ndarray, "h w c"]]:
+    """Probabilities; or, where only the highest matters and there is one pass, logits. Raises InputError."""
+    check_window(predictor, options)
+    as_logits = not probabilities and len(options.passes) == 1
+    at_once = 1 if options.window_px else round_up_to_devices(options.batch)
+    for chunk in itertools.batched(images, at_once):
+        total = [np.float32(0)] * len(chunk)
+        for scale, mirrored in options.passes:
+            inputs = [resized_input(predictor, image, options.resize, scale, mirrored) for image in chunk]
+            for i, logits in enumerate(pass_logits(predictor, inputs, options)):
+                logits = logits[:, ::-1] if mirrored else logits
+                logits = resize_bilinear(logits, chunk[i].shape[:2])
+                total[i] = total[i] + (logits if as_logits else activated(logits, predictor.activation))
+        yield from (scores / np.float32(len(options.passes)) for scores in total)
+
+
+def pass_logits(predictor: Predictor, images: list[np.ndarray], options: InferenceOptions) -> Iterator[np.ndarray]:
+    """Logits of one pass over the images, at the sizes that they have in it."""
+    forward = functools.partial(run_batches, predictor, batch=options.batch)
+    if options.window_px:
+        batch = round_up_to_devices(options.batch)
+        sizes = {"window_px": options.window_px, "overlap": options.overlap}
+        return sliding_window_logits(forward, images, batch=batch, **sizes)
+    return full_image_logits(forward, images, multiple_px=predictor.multiple_px, pad_to_hw=options.pad_to_hw)
+
+
+def activated(logits: Float[np.ndarray, "h w c"], activation: str) -> Float[np.ndarray, "h w c"]:
+    return special.softmax(logits, axis=-1) if activation == "softmax" else special.expit(logits)
+
+
+def label_map(scores: Float[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w"]:
+    """The highest class."""
     return scores.argmax(-1).astype(np.uint8)
 
 
-def scored(
-    network: Network, images: Iterable[np.ndarray], *, view: View, probabilities: bool = False
-) -> Iterator[np.ndarray]:
-    """Of every image, in order, f32 [h, w, c]: its probabilities; or, where only the highest matters and there is one pass,
-    its logits."""
-    check_window(network, view)
-    activate = ACTIVATIONS[network.activation] if probabilities or len(view.passes) > 1 else np.asarray
-    images = iter(images)
-    while chunk := list(itertools.islice(images, 1 if view.window_px else on_devices(view.batch))):
-        total = [np.float32(0)] * len(chunk)
-        for scale, mirrored in view.passes:
-            pictures = [seen(network, image, view.resize, scale, mirrored) for image in chunk]
-            for i, logits in enumerate(
-                by_windows(network, pictures, view) if view.window_px else whole(network, pictures, view)
-            ):
-                logits = logits[:, ::-1] if mirrored else logits
-                total[i] = total[i] + activate(resize_scores(logits, chunk[i].shape[:2]))
-        yield from (scores / np.float32(len(view.passes)) for scores in total)
+def check_window(predictor: Predictor, options: InferenceOptions) -> None:
+    """Raises InputError where the network does not take such windows."""
+    if options.window_px % predictor.multiple_px:
+        raise InputError(
+            f"window_px={options.window_px}: this network takes multiples of {predictor.multiple_px} pixels."
+        )
 
 
-def check_window(network: Network, view: View) -> None:
-    if view.window_px % network.multiple_px:
-        raise InputError(f"window_px={view.window_px}: this network takes multiples of {network.multiple_px} pixels.")
-
-
-def on_devices(batch: int) -> int:
+def round_up_to_devices(batch: int) -> int:
     """The batch, rounded up so that every device has as much."""
     return math.ceil(batch / jax.local_device_count()) * jax.local_device_count()
 
 
-def seen_hw(network: Network, hw: tuple[int, int], resize: str, scale: float = 1.0) -> tuple[int, int]:
+def resized_input_hw(predictor: Predictor, hw: tuple[int, int], resize: str, scale: float = 1.0) -> tuple[int, int]:
     """Height and width of a pass over an image of `hw`."""
     if resize == "run":
-        hw = resized_hw(*hw, resize=network.data.resize, size_px=network.data.size_px)
+        hw = resized_hw(*hw, resize=predictor.data.resize, size_px=predictor.data.size_px)
     return tuple(max(1, round(side * scale)) for side in hw)
 
 
-def seen(network: Network, image: np.ndarray, resize: str, scale: float, mirrored: bool) -> np.ndarray:
+def resized_input(predictor: Predictor, image: np.ndarray, resize: str, scale: float, mirrored: bool) -> np.ndarray:
     """The image as one pass sees it, uint8 [h, w, 3]."""
-    image = resize_image(image, seen_hw(network, image.shape[:2], resize, scale))
+    image = resize_image(image, resized_input_hw(predictor, image.shape[:2], resize, scale))
     return image[:, ::-1] if mirrored else image
 
 
-def whole(network: Network, images: list[np.ndarray], view: View) -> Iterator[np.ndarray]:
-    """Logits [h, w, c] of every image in one piece, padded by its edge to what the network takes."""
-    multiple = network.multiple_px
-    padded = [pad(image, *(math.ceil(side / multiple) * multiple for side in image.shape[:2])) for image in images]
-    for image, logits in zip(images, run(network, padded, batch=view.batch), strict=True):
-        yield logits[: image.shape[0], : image.shape[1]]
+def run_batches(
+    predictor: Predictor, images: list[np.ndarray], *, batch: int, labels: bool = False
+) -> list[np.ndarray]:
+    """The network's logits f32 [h, w, c], or classes uint8 [h, w], of images uint8 [h, w, 3] of sizes that it takes.
 
-
-def by_windows(network: Network, images: list[np.ndarray], view: View) -> Iterator[np.ndarray]:
-    """Logits [h, w, c] of every image: the windows' weighted mean."""
-    side = view.window_px
-    ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)).astype(np.float32) / side
-    weight = (ramp[:, None] * ramp)[..., None]
-    for image in images:
-        padded = pad(image, *(max(length, side) for length in image.shape[:2]))
-        tops, lefts = (window_starts(length, side, view.overlap) for length in padded.shape[:2])
-        places = itertools.product(tops, lefts)
-        total, weights = np.float32(0), np.zeros((*padded.shape[:2], 1), np.float32)
-        while some := list(itertools.islice(places, on_devices(view.batch))):
-            windows = [padded[top : top + side, left : left + side] for top, left in some]
-            for (top, left), logits in zip(some, run(network, windows, batch=view.batch), strict=True):
-                if not np.ndim(total):
-                    total = np.zeros((*padded.shape[:2], logits.shape[-1]), np.float32)
-                total[top : top + side, left : left + side] += weight * logits
-                weights[top : top + side, left : left + side] += weight
-        yield (total / weights)[: image.shape[0], : image.shape[1]]
-
-
-def window_starts(length: int, side: int, overlap: float) -> list[int]:
-    """Where windows begin along one axis: evenly spread, the first at 0, the last up to the end."""
-    stride = max(1, math.floor(side * (1 - overlap)))
-    count = math.ceil((length - side) / stride) + 1
-    return [round(i * (length - side) / max(count - 1, 1)) for i in range(count)]
-
-
-def pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Below and to the right by the edge, as at scoring."""
-    return np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge")
-
-
-def run(network: Network, images: list[np.ndarray], *, batch: int) -> list[np.ndarray]:
-    """Logits f32 [h, w, c] of images uint8 [h, w, 3] that the network takes; every shape is compiled once."""
-    size, results, by_shape = on_devices(batch), [None] * len(images), {}
+    Every shape is compiled once: a batch that is not full is filled up.
+    """
+    forward = predictor.forward_labels if labels else predictor.forward
+    size = round_up_to_devices(batch)
+    results = [None] * len(images)
+    by_shape = {}
     for i, image in enumerate(images):
         by_shape.setdefault(image.shape, []).append(i)
     for shape, places in by_shape.items():
-        for start in range(0, len(places), size):
-            part = places[start : start + size]
-            stacked = np.zeros((size, *shape), np.float32)  # the last batch is filled up, so that no other shape arises
+        for part in itertools.batched(places, size):
+            stacked = np.zeros((size, *shape), np.float32)
             for row, i in enumerate(part):
                 np.divide(images[i], np.float32(255), out=stacked[row])
-            logits = parallel.gather(network.forward(network.peer, parallel.shard({"image": stacked})["image"]))
+            computed = parallel.gather(forward(predictor.peer, parallel.shard({"image": stacked})["image"]))
             for row, i in enumerate(part):
-                results[i] = logits[row]
+                results[i] = computed[row]
     return results
-
-
-def resize_scores(scores: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
-    """f32 [h, w, c] to another height and width: bilinear, half-pixel centres (`models.blocks.upsample`, on the host)."""
-    (h, w, c), (rows, columns) = scores.shape, hw
-    if (h, w) == (rows, columns):
-        return scores
-    down, along = (bilinear_weights(*n).astype(np.float32) for n in ((h, rows), (w, columns)))
-    return along @ (down @ scores.reshape(h, w * c)).reshape(rows, w, c)
-
-
-def define_view() -> None:
-    """The flags of a `View`."""
-    flags.DEFINE_string("resize", None, "run: to the size of the run's images; none: at their own pixels.")
-    flags.DEFINE_integer("window_px", 0, "Side of sliding windows; 0: the image in one piece.")
-    flags.DEFINE_float("overlap", 0.5, "Share of a window that the next one covers too.")
-    flags.DEFINE_string("scales", "1", "Factors on the size, with commas; their probabilities are averaged.")
-    flags.DEFINE_bool("flip", False, "Also the mirror image.")
-
-
-def given_view(config: ConfigDict, *, resize: str) -> View:
-    """What these flags ask for; `resize` where they do not say. Raises InputError."""
-    values = flags.FLAGS
-    try:
-        scales = tuple(float(scale) for scale in values.scales.split(","))
-    except ValueError as error:
-        raise InputError(f"--scales={values.scales}: expected numbers with commas, such as 0.75,1,1.25.") from error
-    if values["overlap"].present and not values.window_px:
-        raise InputError(f"--overlap={values.overlap} has no effect without --window_px; add it, or drop this.")
-    options = {"window_px": values.window_px, "overlap": values.overlap, "scales": scales, "flip": values.flip}
-    return View(values.resize or resize, **options, batch=config.eval.batch_size)

@@ -25,6 +25,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Integer
 
 from jaxseg.losses.rmi_maps import POOLS, pooled_maps, pooled_size
+from jaxseg.ops import valid_pixels
 
 ALPHA = 5e-4  # α of the authors' code, `_POS_ALPHA`
 PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
@@ -49,9 +50,25 @@ def rmi_loss(
     """Mean over images of the sum over classes of `rmi_lower_bound`: the second term of the paper's loss, equation 17.
 
     It is negative for good predictions (its least value is c · ½ log α = -3.8 c) and needs a pixel term beside it:
-    `jaxseg.losses.pixel_and_rmi_loss`. Arguments and errors: `rmi_lower_bound`.
+    `jaxseg.losses.pixel_and_rmi_loss`.
 
-    >>> loss, gradient = jax.value_and_grad(rmi_loss)(logits, label)    # logits [8, 224, 224, 21], label [8, 224, 224]
+    Args:
+      logits: as for `rmi_lower_bound`, and so are the others.
+      label: class of every pixel.
+      radius: side of the regions.
+      pool: downsampling before regions are cut.
+      pool_size: its window.
+
+    Returns:
+      A scalar, differentiable in `logits`.
+
+    Raises:
+      ValueError: while tracing, as `rmi_lower_bound`.
+
+    >>> label = jnp.arange(256).reshape(1, 16, 16) // 128
+    >>> loss, gradient = jax.value_and_grad(rmi_loss)(jnp.zeros((1, 16, 16, 2)), label)
+    >>> gradient.shape
+    (1, 16, 16, 2)
     """
     return rmi_lower_bound(logits, label, radius=radius, pool=pool, pool_size=pool_size).mean(0).sum()
 
@@ -67,16 +84,30 @@ def rmi_lower_bound(
 ) -> Float[Array, "b c"]:
     """½ log det(M + αI) / d of every image and class: the paper's lower bound of the information, negated, per element.
 
-    logits: float of any width (float64 stays, all else is float32 inside). label: class of every pixel; what is not in
-    0..c-1 (255, say) is void and counts as truth 0 and probability 0, as in the authors' code.
-    radius: side of the square regions, 1 to 10. pool, pool_size: downsampling before, "max" | "avg" | "interpolate" |
-    "none"; see `jaxseg.losses.rmi_maps`.
+    Args:
+      logits: floats of any width; float64 stays, everything else is float32 inside.
+      label: class of every pixel. What is not in 0..c-1 (255, say) is void and counts as truth 0 and probability 0, as
+        in the authors' code.
+      radius: side of the square regions in pixels, 1 to 10.
+      pool: downsampling before regions are cut, "max", "avg", "interpolate" or "none"; see `jaxseg.losses.rmi_maps`.
+      pool_size: its window and stride in pixels.
 
-    A class without a pixel gives ½ log α = -3.80 and no gradient; so does an image that is all void. Raises ValueError
-    while tracing where an argument is unusable or the downsampled image is smaller than a region.
+    Returns:
+      The bounds, float32 or float64. A class without a pixel gives ½ log α = -3.80 and no gradient; so does an image
+      that is all void.
+
+    Raises:
+      ValueError: while tracing, where an argument is unusable or the downsampled image is smaller than a region.
+
+    >>> rmi_lower_bound(jnp.zeros((1, 16, 16, 2)), jnp.full((1, 16, 16), 255)).round(2).tolist()
+    [[-3.799999952316284, -3.799999952316284]]
     """
+    logits = jnp.asarray(logits)
+    label = jnp.asarray(label)
     check_arguments(logits, label, radius=radius, pool=pool, pool_size=pool_size)
-    return rmi_of_maps(*pooled_maps(logits, label, pool=pool, pool_size=pool_size), radius)
+    valid = valid_pixels(label, logits.shape[-1])
+    truth, prob = pooled_maps(logits, label, valid, pool=pool, pool_size=pool_size)
+    return rmi_of_maps(truth, prob, radius)
 
 
 def check_arguments(logits: ArrayLike, label: ArrayLike, *, radius: int, pool: str, pool_size: int) -> None:
@@ -87,7 +118,8 @@ def check_arguments(logits: ArrayLike, label: ArrayLike, *, radius: int, pool: s
         raise ValueError(f"radius={radius}; expected 1 to {MAX_RADIUS}.")
     if pool_size < 1:
         raise ValueError(f"pool_size={pool_size}; expected at least 1.")
-    shape, dtype = jnp.shape(logits), jnp.result_type(label)
+    shape = jnp.shape(logits)
+    dtype = jnp.result_type(label)
     if len(shape) != 4 or jnp.shape(label) != shape[:3]:
         raise ValueError(f"logits {shape} and label {jnp.shape(label)}; expected [b, h, w, c] and [b, h, w].")
     if not jnp.issubdtype(dtype, jnp.integer):
@@ -106,16 +138,16 @@ def rmi_of_maps(truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"
     return map_over_classes(lambda y, p: rmi_and_gradient(y, p, radius)[0], truth, prob, radius)
 
 
-def _bound_forward(truth, prob, radius):
-    return map_over_classes(lambda y, p: rmi_and_gradient(y, p, radius), truth, prob, radius)
+def _rmi_of_maps_forward(truth, prob, radius):
+    return map_over_classes(functools.partial(rmi_and_gradient, radius=radius), truth, prob, radius)
 
 
-def _bound_backward(radius, gradient, g):
+def _rmi_of_maps_backward(radius, gradient, g):
     del radius
     return None, g[..., None, None] * gradient
 
 
-rmi_of_maps.defvjp(_bound_forward, _bound_backward)
+rmi_of_maps.defvjp(_rmi_of_maps_forward, _rmi_of_maps_backward)
 
 
 def map_over_classes(function, truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int):
@@ -142,7 +174,7 @@ def rmi_and_gradient(
     constant = jnp.log(jnp.sqrt(jnp.asarray(ALPHA, prob.dtype)) + PIVOT_OFFSET)
     return lax.cond(
         (truth == truth[0, 0]).all(),
-        lambda truth, prob: (constant, jnp.zeros_like(prob)),
+        lambda _, prob: (constant, jnp.zeros_like(prob)),
         functools.partial(rmi_of_map, radius=radius),
         truth,
         prob,
@@ -161,12 +193,13 @@ def rmi_of_map(
     prob_regions, to_pixels = jax.vjp(functools.partial(regions, radius=radius), prob)
     weights, residual = regress(centered(regions(truth, radius)), centered(prob_regions))
     root = jnp.sqrt(jnp.asarray(ALPHA, prob.dtype))
-    pivots, rest, (white, _, first) = whiten(residual, weights, root * jnp.eye(d, dtype=prob.dtype))
-    value = jnp.log(pivots + PIVOT_OFFSET).mean()
-    # first is √α F⁻¹, so L⁻¹ = rest · first / √α and L⁻¹ R = rest · white. The offset weighs rows by L_ii / (L_ii + offset).
-    inverse = matmul(rest.T, (pivots / (pivots + PIVOT_OFFSET))[:, None] * rest)  # [d d]
+    chol_diag, second_inv, (whitened, _, first) = whiten(residual, weights, root * jnp.eye(d, dtype=prob.dtype))
+    value = jnp.log(chol_diag + PIVOT_OFFSET).mean()
+    # first is √α F⁻¹, so L⁻¹ = second_inv · first / √α and L⁻¹ R = second_inv · whitened. The offset weighs rows by
+    # L_ii / (L_ii + offset).
+    inverse = matmul(second_inv.T, (chol_diag / (chol_diag + PIVOT_OFFSET))[:, None] * second_inv)  # [d d]
     to_regions = matmul(matmul(weights.T, first.T), inverse) / (-d * ALPHA)  # [d d]
-    return value, to_pixels(matmul(to_regions, white))[0]
+    return value, to_pixels(matmul(to_regions, whitened))[0]
 
 
 def regress(y: Float[Array, "d n"], p: Float[Array, "d n"]) -> tuple[Float[Array, "d d"], Float[Array, "d n"]]:
@@ -177,8 +210,8 @@ def regress(y: Float[Array, "d n"], p: Float[Array, "d n"]) -> tuple[Float[Array
     """
     d = len(p)
     root = jnp.sqrt(jnp.asarray(ALPHA, p.dtype))
-    _, rest, (q, first) = whiten(p, root * jnp.eye(d, dtype=p.dtype))  # first: √α F⁻¹
-    inverse = matmul(rest.T, rest)
+    _, second_inv, (q, first) = whiten(p, root * jnp.eye(d, dtype=p.dtype))  # first: √α F⁻¹
+    inverse = matmul(second_inv.T, second_inv)
     w = matmul(inner(y, q), inverse)
     residual = y - matmul(w, q)
     w = w + matmul(inner(residual, q) - matmul(matmul(w, first), first.T), inverse)
@@ -194,12 +227,12 @@ def whiten(*blocks: Float[Array, "d _"]) -> tuple[Float[Array, " d"], Float[Arra
     is well conditioned and factored exactly. One block holds √α I, so its eigenvalues are at least
     α / (α + RIDGE·d·ε·max diagonal). Source: Fukaya et al., SIAM J. Sci. Comput. 42(1), 2020.
 
-    Returns the diagonal of L, `rest` with L⁻¹ = rest · F⁻¹, and the blocks F⁻¹Zᵢ.
+    Returns the diagonal of L, `second_inv` with L⁻¹ = second_inv · F⁻¹, and the blocks F⁻¹Zᵢ.
     """
     diagonal, first = cholesky_inverse(gram(*blocks), ridge=RIDGE)
     blocks = [matmul(first, z) for z in blocks]
-    second_diagonal, rest = cholesky_inverse(gram(*blocks), ridge=0)
-    return diagonal * second_diagonal, rest, blocks
+    second_diagonal, second_inv = cholesky_inverse(gram(*blocks), ridge=0)
+    return diagonal * second_diagonal, second_inv, blocks
 
 
 def gram(*blocks: Float[Array, "d _"]) -> Float[Array, "d d"]:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxseg.models.layers import ConvNorm, bias_init, conv_init, normalize, promote_to_float32, upsample
+from jaxseg.models.layers import ConvNorm, bias_init, conv_init, normalize
 from jaxseg.models.resnet import ResNet
+from jaxseg.ops import promote_to_float32, resize_bilinear
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # dilations of the pyramid by output stride; the paper, sections 3.3 and 4.2
 HEAD_FEATURES = 4  # channels of the head over the stem's: torchvision's 256 over 64
@@ -49,11 +50,11 @@ class DeepLabV3(nn.Module):
         )(x, train=train)
         if self.auxiliary:
             head = AuxiliaryHead(self.num_classes, stage3.shape[-1] // 4, **common, name="auxiliary")
-            logits = upsample(head(stage3, train=train), image.shape[1:3])
+            logits = resize_bilinear(head(stage3, train=train), image.shape[1:3])
             self.sow("auxiliary", "logits", logits)
         x = PyramidPooling(width, RATES[self.output_stride], self.dropout, **common, name="aspp")(x, train=train)
         x = nn.relu(ConvNorm(width, 3, **common, name="conv")(x, train=train))
-        return upsample(classifier(self.num_classes, width, self.dtype)(x), image.shape[1:3])
+        return resize_bilinear(classifier(self.num_classes, width, self.dtype)(x), image.shape[1:3])
 
 
 class PyramidPooling(nn.Module):

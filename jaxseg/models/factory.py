@@ -1,4 +1,7 @@
-"""The networks: image f32 [b, h, w, 3] in [0, 1] -> logits f32 [b, h, w, c]."""
+"""The network that a config asks for, and its first variables.
+
+In: `config.model`. Out: a linen module, and {"params": …, "batch_stats": …}, drawn from a seed or read from a file.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +10,14 @@ from ml_collections import ConfigDict
 from jaxseg.models.deeplabv3 import DeepLabV3
 from jaxseg.models.torch_weights import (
     START_PX,
-    Report,
-    deeplabv3_from_torch,
-    from_own_names,
+    LoadReport,
     has_own_names,
-    unet_from_torch,
+    load_deeplabv3,
+    load_own_names,
+    load_unet,
 )
 from jaxseg.models.unet import LEVELS, UNet
 from jaxseg.models.weights_io import read_state_dict
-
-__all__ = ["SIZE_MULTIPLE_PX", "DeepLabV3", "UNet", "initial_variables", "make_model"]
 
 SIZE_MULTIPLE_PX = {"unet": 2**LEVELS, "deeplabv3": 1}  # heights and widths that a network takes
 # (mean, std) of red, green, blue: torchvision's transforms for all its weights
@@ -35,19 +36,30 @@ def make_model(model: ConfigDict, *, num_classes: int, axis_name: str | None) ->
     return DeepLabV3(num_classes, model.backbone, model.stem_features, model.output_stride, model.auxiliary, **common)
 
 
-def initial_variables(network: UNet | DeepLabV3, model: ConfigDict, *, seed: int, report: Report | None = None) -> dict:
-    """Fresh variables from `seed`, with those of the file `config.model.init_from` in their place where it names one.
-
-    report: called with a line for every tensor of the file. Raises InputError.
-    """
+def fresh_variables(network: UNet | DeepLabV3, *, seed: int) -> dict:
+    """Variables drawn from `seed`: {"params": …, "batch_stats": …}."""
     image = jnp.zeros((1, START_PX, START_PX, 3))
     fresh = jax.jit(network.init, static_argnames="train")(jax.random.key(seed), image, train=False)
-    fresh = {collection: fresh[collection] for collection in ("params", "batch_stats")}
-    if not model.init_from:
-        return fresh
-    arrays, options = read_state_dict(model.init_from), {"target": fresh, "parts": model.init_parts, "report": report}
-    if has_own_names(arrays):
-        return from_own_names(arrays, **options)
+    return {collection: fresh[collection] for collection in ("params", "batch_stats")}
+
+
+def load_variables(model: ConfigDict, *, target: dict) -> tuple[dict, LoadReport]:
+    """The variables in the file `config.model.init_from`.
+
+    Args:
+      model: `config.model`, whose `init_parts` says which tensors are taken.
+      target: variables of the network, which the others are taken from.
+
+    Returns:
+      The variables, and what became of every tensor.
+
+    Raises:
+      InputError: where the file does not fit, naming the tensors.
+    """
+    state_dict = read_state_dict(model.init_from)
+    options = {"target": target, "parts": model.init_parts}
+    if has_own_names(state_dict):
+        return load_own_names(state_dict, **options)
     if model.name == "unet":
-        return unet_from_torch(arrays, **options)
-    return deeplabv3_from_torch(arrays, auxiliary=model.auxiliary, **options)
+        return load_unet(state_dict, **options)
+    return load_deeplabv3(state_dict, auxiliary=model.auxiliary, **options)

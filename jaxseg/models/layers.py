@@ -5,17 +5,14 @@ float32 whatever the compute dtype. Sources: PyTorch's documentation of `Conv2d`
 `MaxPool2d`; each numeric constant below is the default given there.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.typing import Dtype
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-Length = Any  # of an image's side: int, or in an exported program the symbol of one, which is of a private type of JAX
+from jaxseg.ops import Length, promote_to_float32
 
 # PyTorch initialises a convolution by kaiming_uniform_(a=sqrt(5)): uniform in ±sqrt(1/fan_in), which has variance
 # 1/(3 fan_in).
@@ -29,11 +26,6 @@ def bias_init(fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / jnp.sqrt(jnp.asarray(fan_in, dtype))
 
     return init
-
-
-def promote_to_float32(x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """float32, or float64 as it is: to compare with float64 oracles."""
-    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
 
 class BatchNorm(nn.Module):
@@ -105,34 +97,38 @@ class ConvNorm(nn.Module):
 def convolve(
     x: Float[ArrayLike, "b h w c"], kernel: Float[ArrayLike, "k k c d"], *, stride: int, dilation: int
 ) -> Float[Array, "b h2 w2 d"]:
-    """Convolution that keeps height and width, over `stride`, rounded up: `torch.nn.Conv2d` with padding
-    dilation * (k - 1) / 2 on every side (XLA's "SAME" is uneven there).
+    """Convolution that keeps height and width, over `stride`, rounded up.
 
-    1×1 kernels are a matrix product. Kernels dilated so far that much of them lies outside the image (at 224 pixels, all
-    but the centre of the widest in DeepLabV3) are summed tap by tap where they meet it: the same sum without its zeros.
+    `torch.nn.Conv2d` with padding dilation * (k - 1) / 2 on every side (XLA's "SAME" is uneven there). 1×1 kernels are a
+    matrix product. Kernels dilated so far that much of them lies outside the image (at 224 pixels, all but the center of
+    the widest in DeepLabV3) are summed tap by tap where they meet it: the same sum without its zeros.
     """
     size = kernel.shape[0]
     if size == 1:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
+    padding = dilation * (size // 2)
     reach = [dilation * (tap - size // 2) for tap in range(size)]
-    known = [length for length in x.shape[1:3] if isinstance(length, int)]  # an exported program's may be symbols
-    met = [sum(max(length - abs(offset), 0) for offset in reach) / (size * length) for length in known]
-    if (
-        stride == 1 and len(known) == 2 and met[0] * met[1] < 2 / 3
-    ):  # timed on a CPU: 0.5 is 2.5 times as fast so, 0.9 slower
-        return by_taps(x, kernel, reach)
-    pad = dilation * (size // 2)
+    if stride == 1 and share_of_taps_met(x.shape[1:3], reach) < 2 / 3:
+        return convolve_by_taps(x, kernel, reach)
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        [(pad, pad)] * 2,
+        [(padding, padding)] * 2,
         rhs_dilation=[dilation] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
-def by_taps(x: Float[ArrayLike, "b h w c"], kernel: Float[ArrayLike, "k k c d"], reach: list[int]) -> Array:
+def share_of_taps_met(hw: tuple[Length, Length], reach: list[int]) -> float:
+    """Of all products in a convolution of an image of that size, the share that meets the image; 1 for symbolic sizes."""
+    if not all(isinstance(length, int) for length in hw):
+        return 1.0
+    h, w = (sum(max(length - abs(offset), 0) for offset in reach) / (len(reach) * length) for length in hw)
+    return h * w
+
+
+def convolve_by_taps(x: Float[ArrayLike, "b h w c"], kernel: Float[ArrayLike, "k k c d"], reach: list[int]) -> Array:
     """y[i, j] = sum over taps (k, l) of x[i + reach[k], j + reach[l]] @ kernel[k, l], x being 0 outside the image."""
     b, h, w, _ = x.shape
     wide = jnp.promote_types(x.dtype, jnp.float32)  # of the sum, as within a convolution
@@ -140,9 +136,8 @@ def by_taps(x: Float[ArrayLike, "b h w c"], kernel: Float[ArrayLike, "k k c d"],
     for row, dy in enumerate(reach):
         for column, dx in enumerate(reach):
             if abs(dy) < h and abs(dx) < w:
-                top, left, rows, columns = max(0, -dy), max(0, -dx), h - abs(dy), w - abs(dx)
-                seen = x[:, top + dy : top + dy + rows, left + dx : left + dx + columns]
-                around = ((0, 0), (top, h - top - rows), (left, w - left - columns), (0, 0))
+                seen = x[:, max(0, dy) : h + min(0, dy), max(0, dx) : w + min(0, dx)]
+                around = ((0, 0), (max(0, -dy), max(0, dy)), (max(0, -dx), max(0, dx)), (0, 0))
                 y += jnp.pad(jnp.matmul(seen, kernel[row, column], preferred_element_type=wide), around)
     return y.astype(x.dtype)
 
@@ -169,45 +164,6 @@ class ConvTranspose2x2(nn.Module):
         return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, self.features)
 
 
-@jax.custom_vjp
-def max_pool_2x2(x: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """2×2 max pooling of stride 2; the gradient goes to the first maximum in row-major order, as in PyTorch.
-
-    Written with strided views: XLA's own gradient (select-and-scatter) is slow on every platform, and that of
-    `jnp.max` splits ties, which bfloat16 makes common.
-    """
-    a, b, c, d = corners(x)
-    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
-
-
-def corners(x: Array) -> tuple[Array, Array, Array, Array]:
-    """The four elements of every 2×2 window, in row-major order, each [b, h/2, w/2, c]."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // 2, 2, w // 2, 2, c)
-    return x[:, :, 0, :, 0], x[:, :, 0, :, 1], x[:, :, 1, :, 0], x[:, :, 1, :, 1]
-
-
-def _max_pool_forward(x):
-    y = max_pool_2x2(x)
-    return y, (x, y)
-
-
-def _max_pool_backward(residual, g):
-    x, y = residual
-    taken = jnp.zeros(y.shape, bool)
-    parts = []
-    for corner in corners(x):
-        first = (corner == y) & ~taken
-        parts.append(jnp.where(first, g, 0))
-        taken |= first
-    top = jnp.stack(parts[:2], axis=3)  # [b, h/2, w/2, 2, c]
-    bottom = jnp.stack(parts[2:], axis=3)
-    return (jnp.stack([top, bottom], axis=2).reshape(x.shape),)
-
-
-max_pool_2x2.defvjp(_max_pool_forward, _max_pool_backward)
-
-
 def max_pool_3x3(x: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """3×3 max pooling of stride 2 and padding 1; the gradient goes to the first maximum in row-major order.
 
@@ -215,30 +171,6 @@ def max_pool_3x3(x: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
-
-
-def upsample(x: Float[ArrayLike, "b h w c"], size: tuple[Length, Length]) -> Float[Array, "b h2 w2 c"]:
-    """Bilinear, half-pixel centres, in float32: `torch.nn.functional.interpolate(align_corners=False)`.
-
-    Two matrix products, first along rows, that need no transposed copies; `jax.image.resize` makes several of the large
-    map. Full precision: in TF32 or bfloat16, as GPUs and TPUs multiply by default, every logit would be rounded.
-    """
-    x = promote_to_float32(x)
-    (b, h, w, c), (rows, columns) = x.shape, size
-    along_rows, down_columns = (jnp.asarray(bilinear_weights(*n), x.dtype) for n in ((w, columns), (h, rows)))
-    x = jnp.matmul(along_rows, x, precision="highest")  # [b, h, columns, c]
-    x = jnp.matmul(down_columns, x.reshape(b, h, columns * c), precision="highest")
-    return x.reshape(b, rows, columns, c)
-
-
-def bilinear_weights(n: Length, m: Length) -> np.ndarray | Array:
-    """[m, n]: output i is read at (i + ½) n/m - ½, clamped to the centres of the first and last input.
-
-    Positions are counted in integers, in 2m-ths of an input; n and m may be the symbols of an exported program.
-    """
-    xp = np if isinstance(n, int) and isinstance(m, int) else jnp
-    at = xp.clip((2 * xp.arange(m) + 1) * n - m, 0, 2 * m * (n - 1))
-    return xp.maximum(0, 1 - xp.abs(at[:, None] - 2 * m * xp.arange(n)) / (2 * m))
 
 
 def normalize(image: Float[ArrayLike, "b h w 3"], mean: tuple, std: tuple) -> Float[Array, "b h w 3"]:

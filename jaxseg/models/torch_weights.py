@@ -1,14 +1,13 @@
 """PyTorch state dicts to variables of our networks and back, tensor by tensor, nothing left over and nothing missing.
 
 In: a state dict, `{name: array}` with PyTorch's layouts (convolutions [out, in, h, w], transposed ones
-[in, out, h, w]), or with our own names and layouts. Out: {"params": …, "batch_stats": …}, float32. Raises InputError
-naming every tensor that is missing, left over or of another shape; a `report`, where one is given, gets a line for
-every tensor.
+[in, out, h, w]), or with our own names and layouts. Out: {"params": …, "batch_stats": …}, float32, and a `LoadReport`
+of every tensor. Raises InputError naming every tensor that is missing, left over or of another shape.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -22,15 +21,32 @@ from jaxseg.models.resnet import DEPTHS
 from jaxseg.models.unet import LEVELS, UNet
 from jaxseg.models.weights_io import StateDict, read_state_dict
 
-Report = Callable[[str], None]
-
 START_PX = 2**LEVELS  # side of the image that variables are made with: the smallest that every network takes
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
+UNET_HEAD = ("conv.",)
+DEEPLABV3_HEADS = ("classifier.4.", "aux_classifier.4.")
+OWN_HEADS = ("params/head/", "params/auxiliary/head/")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What became of every tensor when weights were loaded, each as a line with its name and shape.
+
+    loaded: taken from the file. fresh: of the network, left as they were. dropped: of the file, not taken.
+    """
+
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """All of them, each with its kind in front."""
+        return [f"{kind:<8} {name}" for kind, names in dataclasses.asdict(self).items() for name in names]
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorMap:
-    """One tensor's way: its PyTorch name, our collection and path, and the permutation of its axes (None: as it is)."""
+    """Where one tensor goes: its PyTorch name, our collection and path, the permutation of its axes (None: none)."""
 
     torch_name: str
     collection: str
@@ -109,68 +125,75 @@ def head_tensor_maps(torch_name: str, path: tuple[str, ...]) -> list[TensorMap]:
     ]
 
 
-def unet_from_torch(
-    state_dict: StateDict | str | Path,
-    *,
-    target: Mapping | None = None,
-    parts: str = "all",
-    report: Report | None = None,
-) -> dict:
+def unet_from_torch(state_dict: StateDict | str | Path, *, target: Mapping | None = None, parts: str = "all") -> dict:
     """Variables of `UNet` from the state dict of the study's released U-Net.
 
-    Args: state_dict, arrays or CPU tensors by name, or a file as in `read_state_dict`; target, variables (or their
-    shapes) that the result must match (default: those of the U-Net that the state dict is of); parts, "all" or
-    "all_but_head": the head as in `target`; report, called with a line for every tensor.
-    Returns {"params": …, "batch_stats": …}. Raises InputError naming leftover, missing and misshapen tensors.
+    Args:
+      state_dict: arrays or CPU tensors by name, or a file as in `jaxseg.models.weights_io.read_state_dict`.
+      target: variables (or their shapes) that the result must match; default: those of the U-Net that the state dict is of.
+      parts: "all", or "all_but_head": the head as in `target`.
+
+    Returns:
+      {"params": …, "batch_stats": …}.
+
+    Raises:
+      InputError: naming leftover, missing and misshapen tensors.
     """
-    state_dict, fresh = _mapping(state_dict), {"all": (), "all_but_head": ("conv.",)}
-    _check_parts(parts, fresh, target)
+    return load_unet(state_dict, target=target, parts=parts)[0]
+
+
+def load_unet(
+    state_dict: StateDict | str | Path, *, target: Mapping | None = None, parts: str = "all"
+) -> tuple[dict, LoadReport]:
+    """`unet_from_torch` with its report."""
+    state_dict = _mapping(state_dict)
+    fresh = _fresh_names(parts, {"all": (), "all_but_head": UNET_HEAD}, target)
     if target is None:
-        features, classes = (_size_of(state_dict, name) for name in ("encoder1.enc1conv1.weight", "conv.weight"))
-        target = shapes_of(UNet(classes or 1, features or 1))
-    return convert(
-        state_dict,
-        unet_tensor_maps(),
-        target=target,
-        architecture="the study's U-Net",
-        fresh=fresh[parts],
-        report=report,
-    )
+        features = _size_of(state_dict, "encoder1.enc1conv1.weight") or 1
+        classes = _size_of(state_dict, "conv.weight") or 1
+        target = shapes_of(UNet(classes, features))
+    return convert(state_dict, unet_tensor_maps(), target=target, architecture="the study's U-Net", fresh=fresh)
 
 
 def deeplabv3_from_torch(
-    state_dict: StateDict | str | Path,
-    *,
-    target: Mapping | None = None,
-    auxiliary: bool = False,
-    parts: str = "all",
-    report: Report | None = None,
+    state_dict: StateDict | str | Path, *, target: Mapping | None = None, auxiliary: bool = False, parts: str = "all"
 ) -> dict:
     """Variables of `DeepLabV3` from a state dict of torchvision's `deeplabv3_resnet50` or `deeplabv3_resnet101`.
 
-    Args: as `unet_from_torch`, and auxiliary, whether `aux_classifier.*` is kept (else it is dropped where there);
-    parts "backbone": the ResNet alone, also from a state dict of torchvision's `resnet50` or `resnet101`, everything
-    else as in `target`.
-    Returns {"params": …, "batch_stats": …}. Raises InputError naming leftover, missing and misshapen tensors.
+    Args:
+      state_dict: as for `unet_from_torch`.
+      target: likewise.
+      auxiliary: whether `aux_classifier.*` is kept; else it is dropped where there.
+      parts: "all", "all_but_head", or "backbone": the ResNet alone, also from a state dict of torchvision's `resnet50`
+        or `resnet101`, everything else as in `target`.
+
+    Returns:
+      {"params": …, "batch_stats": …}.
+
+    Raises:
+      InputError: naming leftover, missing and misshapen tensors.
     """
+    return load_deeplabv3(state_dict, target=target, auxiliary=auxiliary, parts=parts)[0]
+
+
+def load_deeplabv3(
+    state_dict: StateDict | str | Path, *, target: Mapping | None = None, auxiliary: bool = False, parts: str = "all"
+) -> tuple[dict, LoadReport]:
+    """`deeplabv3_from_torch` with its report."""
     state_dict = _mapping(state_dict)
-    heads = ("classifier.4.", "aux_classifier.4.")
-    fresh = {"all": (), "all_but_head": heads, "backbone": ("classifier.", "aux_classifier.")}
-    _check_parts(parts, fresh, target)
-    if parts == "backbone":
-        bare = not any(name.startswith("backbone.") for name in state_dict)
-        state_dict = {f"backbone.{name}" if bare else name: array for name, array in state_dict.items()}
+    known = {"all": (), "all_but_head": DEEPLABV3_HEADS, "backbone": ("classifier.", "aux_classifier.")}
+    fresh = _fresh_names(parts, known, target)
+    if parts == "backbone" and not any(name.startswith("backbone.") for name in state_dict):
+        state_dict = {f"backbone.{name}": array for name, array in state_dict.items()}
     if target is None:
         target = shapes_of(_deeplabv3_of(state_dict, auxiliary))
-    tensor_maps = deeplabv3_tensor_maps(_depths_of(target["params"]["backbone"]), auxiliary=auxiliary)
     return convert(
         state_dict,
-        tensor_maps,
+        deeplabv3_tensor_maps(_depths_of(target["params"]["backbone"]), auxiliary=auxiliary),
         target=target,
         architecture="a torchvision DeepLabV3 or ResNet" if parts == "backbone" else "a torchvision DeepLabV3",
-        fresh=fresh[parts],
+        fresh=fresh,
         dropped=("backbone.fc.", *(() if auxiliary else ("aux_classifier.",))),
-        report=report,
     )
 
 
@@ -217,24 +240,19 @@ def has_own_names(state_dict: StateDict) -> bool:
     return any(name.startswith("params/") for name in state_dict)
 
 
-def from_own_names(arrays: StateDict, *, target: Mapping, parts: str = "all", report: Report | None = None) -> dict:
-    """Variables from arrays by our own names; arguments and errors as `deeplabv3_from_torch`."""
+def load_own_names(state_dict: StateDict, *, target: Mapping, parts: str = "all") -> tuple[dict, LoadReport]:
+    """Variables from arrays by our own names, and the report; arguments and errors as `deeplabv3_from_torch`."""
     names = flatten(target)
-    heads = ("params/head/", "params/auxiliary/head/")
-    fresh = {"all": (), "all_but_head": heads}
+    known = {"all": (), "all_but_head": OWN_HEADS}
     if "backbone" in target["params"]:
-        fresh["backbone"] = tuple({name for name in names if "/backbone/" not in name})
-    _check_parts(parts, fresh, target)
-    tensor_maps = [TensorMap(name, name.split("/")[0], tuple(name.split("/")[1:])) for name in names]
-    dropped = () if "auxiliary" in target["params"] else ("params/auxiliary/", "batch_stats/auxiliary/")
+        known["backbone"] = tuple({name for name in names if "/backbone/" not in name})
     return convert(
-        arrays,
-        tensor_maps,
+        state_dict,
+        [TensorMap(name, name.split("/")[0], tuple(name.split("/")[1:])) for name in names],
         target=target,
         architecture="this network",
-        fresh=fresh[parts],
-        dropped=dropped,
-        report=report,
+        fresh=_fresh_names(parts, known, target),
+        dropped=() if "auxiliary" in target["params"] else ("params/auxiliary/", "batch_stats/auxiliary/"),
     )
 
 
@@ -242,11 +260,13 @@ def _mapping(state_dict: StateDict | str | Path) -> StateDict:
     return read_state_dict(state_dict) if isinstance(state_dict, str | Path) else state_dict
 
 
-def _check_parts(parts: str, known: Mapping, target: Mapping | None) -> None:
+def _fresh_names(parts: str, known: Mapping, target: Mapping | None) -> tuple[str, ...]:
+    """What names of tensors that stay fresh begin with. Raises InputError."""
     if parts not in known:
         raise InputError(f"parts={parts!r}; expected {' or '.join(known)}.")
     if parts != "all" and target is None:
         raise InputError(f"parts={parts!r} leaves tensors to be taken from target; give it.")
+    return known[parts]
 
 
 def _size_of(state_dict: StateDict, name: str) -> int:
@@ -280,32 +300,47 @@ def convert(
     architecture: str,
     fresh: tuple[str, ...] = (),
     dropped: tuple[str, ...] = (),
-    report: Report | None = None,
-) -> dict:
-    """Applies `tensor_maps`. Tensors whose PyTorch names start with one of `fresh` are the target's; the file's own of that
-    name and those starting with one of `dropped` are left, as are PyTorch's counters `num_batches_tracked`."""
-    left = tuple(fresh) + tuple(dropped)
+) -> tuple[dict, LoadReport]:
+    """Applies `tensor_maps`.
+
+    Args:
+      state_dict: arrays by name.
+      tensor_maps: where each goes.
+      target: variables, or their shapes, that the result must match.
+      architecture: what the file should be of, for messages.
+      fresh: tensors whose names begin so are the target's; the file's own are left.
+      dropped: tensors of the file whose names begin so are left, as are PyTorch's counters `num_batches_tracked`.
+
+    Returns:
+      The variables and the report.
+
+    Raises:
+      InputError: naming leftover, missing and misshapen tensors.
+    """
+    left = fresh + dropped
     names = {name for name in state_dict if not name.endswith("num_batches_tracked") and not name.startswith(left)}
-    wanted = {m.torch_name for m in tensor_maps if not m.torch_name.startswith(tuple(fresh))}
-    problems = [f"missing: {name}" for name in sorted(wanted - names)] + [
-        f"left over: {name}" for name in sorted(names - wanted)
-    ]
+    wanted = {m.torch_name for m in tensor_maps if not m.torch_name.startswith(fresh)}
+    problems = [f"missing: {name}" for name in sorted(wanted - names)]
+    problems += [f"left over: {name}" for name in sorted(names - wanted)]
     if problems:
         raise InputError(f"these weights are not those of {architecture}: " + _some(problems))
-    flat, wants = {}, traverse_util.flatten_dict({key: target[key] for key in ("params", "batch_stats")})
+    ours = traverse_util.flatten_dict({key: target[key] for key in ("params", "batch_stats")})
+    flat = {}
     for m in tensor_maps:
         path = (m.collection, *m.path)
-        if m.torch_name not in wanted:
-            flat[path] = wants[path]
-            continue
-        array = _numbers(m.torch_name, np.asarray(state_dict[m.torch_name]))
-        if m.axes and array.ndim != len(m.axes):
-            raise InputError(f"tensor {m.torch_name} has shape {array.shape}; expected {len(m.axes)} dimensions.")
-        flat[path] = np.ascontiguousarray(array.transpose(m.axes)) if m.axes else array
-    _check_shapes(flat, tensor_maps, wants)
-    if report is not None:
-        _report(report, state_dict, tensor_maps, wanted)
-    return traverse_util.unflatten_dict(flat)
+        flat[path] = _permuted(m, state_dict[m.torch_name]) if m.torch_name in wanted else ours[path]
+    _check_shapes(flat, tensor_maps, ours)
+    return traverse_util.unflatten_dict(flat), _report(state_dict, tensor_maps, wanted)
+
+
+def _permuted(m: TensorMap, tensor) -> np.ndarray:
+    """float32, in our layout. Raises InputError where it cannot be."""
+    array = _numbers(m.torch_name, np.asarray(tensor))
+    if m.axes is None:
+        return array
+    if array.ndim != len(m.axes):
+        raise InputError(f"tensor {m.torch_name} has shape {array.shape}; expected {len(m.axes)} dimensions.")
+    return np.ascontiguousarray(array.transpose(m.axes))
 
 
 def _numbers(name: str, array: np.ndarray) -> np.ndarray:
@@ -324,7 +359,8 @@ def _check_shapes(flat: Mapping, tensor_maps: list[TensorMap], wants: Mapping) -
     problems = []
     for m in tensor_maps:
         path = (m.collection, *m.path)
-        ours, theirs = tuple(wants[path].shape), flat[path].shape
+        ours = tuple(wants[path].shape)
+        theirs = flat[path].shape
         if ours != theirs:
             problems.append(f"{m.torch_name}: {theirs} (in our layout) where the network has {ours}")
     if problems:
@@ -333,16 +369,13 @@ def _check_shapes(flat: Mapping, tensor_maps: list[TensorMap], wants: Mapping) -
         )
 
 
-def _report(report: Report, state_dict: StateDict, tensor_maps: list[TensorMap], wanted: set[str]) -> None:
-    """A line for every tensor of the network, then one for every tensor of the file that was not taken."""
-    for m in tensor_maps:
-        ours = _own_name(m)
-        if m.torch_name in wanted:
-            report(f"loaded   {m.torch_name} {list(np.shape(state_dict[m.torch_name]))} -> {ours}")
-        else:
-            report(f"fresh    {ours}")
-    for name in sorted(set(state_dict) - wanted):
-        report(f"dropped  {name} {list(np.shape(state_dict[name]))}")
+def _report(state_dict: StateDict, tensor_maps: list[TensorMap], wanted: set[str]) -> LoadReport:
+    def named(name: str) -> str:
+        return f"{name} {list(np.shape(state_dict[name]))}"
+
+    loaded = [f"{named(m.torch_name)} -> {_own_name(m)}" for m in tensor_maps if m.torch_name in wanted]
+    fresh = [_own_name(m) for m in tensor_maps if m.torch_name not in wanted]
+    return LoadReport(tuple(loaded), tuple(fresh), tuple(named(name) for name in sorted(set(state_dict) - wanted)))
 
 
 def _some(problems: list[str], most: int = 8) -> str:

@@ -10,17 +10,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxseg.models.layers import (
-    BatchNorm,
-    ConvTranspose2x2,
-    Length,
-    apply_block,
-    bias_init,
-    conv_init,
-    max_pool_2x2,
-    normalize,
-    promote_to_float32,
-)
+from jaxseg.models.layers import BatchNorm, ConvTranspose2x2, apply_block, bias_init, conv_init, normalize
+from jaxseg.ops import Length, max_pool, promote_to_float32
 
 LEVELS = 4
 
@@ -75,7 +66,7 @@ class UNet(nn.Module):
         for level in range(LEVELS):
             x = block(x, widths[level], f"encoder{level + 1}")
             skips.append(x)
-            x = max_pool_2x2(x)
+            x = max_pool(x, 2)
         x = block(x, widths[LEVELS], "bottleneck")
         for level in reversed(range(LEVELS)):
             x = ConvTranspose2x2(widths[level], self.dtype, name=f"upconv{level + 1}")(x)

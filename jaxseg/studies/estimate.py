@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.labels import LABELS
 from jaxseg.training import parallel
-from jaxseg.training.peers import create_peers, without_init
+from jaxseg.training.peers import create_peers, make_losses, without_init
 from jaxseg.training.state import Peers
 from jaxseg.training.step import total_loss
 
@@ -55,12 +55,11 @@ def estimate(config: ConfigDict) -> Estimate:
 
 def abstract_peers(config: ConfigDict) -> tuple[Peers, dict, dict]:
     """Shapes of peers and batch, and the peers' losses; nothing is computed."""
-    px, num_classes, losses = config.data.crop_px, LABELS[config.data.name].num_classes, {}
+    px = config.data.crop_px
+    num_classes = LABELS[config.data.name].num_classes
 
     def init():
-        peers, made = create_peers(without_init(config), num_classes=num_classes, steps=1)
-        losses.update(made)
-        return peers
+        return create_peers(without_init(config), num_classes=num_classes, steps=1)[0]
 
     shape = (config.train.batch_size, px, px)
     batch = {
@@ -68,7 +67,7 @@ def abstract_peers(config: ConfigDict) -> tuple[Peers, dict, dict]:
         "label": jax.ShapeDtypeStruct(shape, jnp.int32),
         "valid": jax.ShapeDtypeStruct(shape, bool),
     }
-    return jax.eval_shape(init), losses, batch
+    return jax.eval_shape(init), make_losses(config), batch
 
 
 def kept_bytes(peers: Peers, losses: dict, batch: dict) -> int:
@@ -76,7 +75,7 @@ def kept_bytes(peers: Peers, losses: dict, batch: dict) -> int:
 
     def residuals(peers, batch):
         def objective(params):
-            fixed = {"losses": losses, "rng": jax.random.key(0), "pixels": jnp.float32(1), "parts": 1}
+            fixed = {"losses": losses, "rng": jax.random.key(0), "pixels": jnp.float32(1), "num_parts": 1}
             return total_loss(params, {n: peers[n].batch_stats for n in losses}, peers, batch, **fixed)
 
         return jax.vjp(objective, {name: peers[name].params for name in losses}, has_aux=True)[1]

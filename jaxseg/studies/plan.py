@@ -23,6 +23,7 @@ from jaxseg.cli import try_config_file
 from jaxseg.config import all_fields, find_config_file, unknown_field
 from jaxseg.config_checks import validate
 from jaxseg.errors import InputError
+from jaxseg.files import write_json
 from jaxseg.reporting.comparison import MODELS
 from jaxseg.studies.estimate import DEVICES
 
@@ -185,3 +186,34 @@ def check_keys(path: Path, where: str, table: dict, known: set, *, needed: set) 
             f"{path}, {where}: {'unknown' if wrong & table.keys() else 'missing'} {', '.join(sorted(wrong))};"
             f" it has {', '.join(sorted(known))}."
         )
+
+
+def find_plan(preset: str) -> Path:
+    """The plan of that name in configs/study, of the checkout or installed with the package."""
+    package = Path(__file__).parents[1]
+    folders = [package / "configs" / "study", package.parent / "configs" / "study"]
+    return next((f for folder in folders if (f := folder / f"{preset}.toml").is_file()), folders[-1] / f"{preset}.toml")
+
+
+def shard_of(plan: Plan, index: int, count: int) -> list[Run]:
+    """Every count-th run; one that starts from another's weights goes where that one is, after it."""
+    first = [run for run in plan.runs if not run.starts_from]
+    later = [run for run in plan.runs if run.starts_from]
+    place = {run.name: position % count for position, run in enumerate(first)}
+    place |= {run.name: place.get(Path(run.fields["model.init_from"]).name, 0) for run in later}
+    return [run for run in first + later if place[run.name] == index]
+
+
+def write_plan(plan: Plan, output: Path) -> None:
+    """What was planned, beside the results: the report shows what is missing, too."""
+    output.mkdir(parents=True, exist_ok=True)
+    keys = ("name", "arm", "model", "dataset", "protocol", "seed")
+    content = {
+        "plan": plan.name,
+        "title": plan.title,
+        "note": plan.note,
+        "base": plan.base,
+        "questions": plan.questions,
+        "runs": [{key: getattr(run, key) for key in keys} for run in plan.runs],
+    }
+    write_json(output / "plan.json", content)

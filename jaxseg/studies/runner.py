@@ -1,46 +1,27 @@
-"""Makes the runs of a study, one after the other, and keeps a JSON of each.
+"""The runs of a study: each one command in a process of its own, its JSON kept when it is done.
 
-    python -m scripts.study --preset=demo|cpu|ablation|gpu [--plan=FILE.toml] [--source=camvid=FOLDER …] [--shard=i/n]
-                            [--dry_run] [--output=results/study]
-
-A run that has its JSON in OUTPUT/PLAN is skipped, a half run goes on from its last checkpoint, so the same command again
-finishes what is left. `--shard=0/2` and `--shard=1/2`, on one machine or on two that share the folder, split the plan.
-The JSON holds scores, confusion matrix, curves, command, commit, versions, device, wall time and the data's fingerprint;
-`python -m jaxseg.report` makes tables and figures of them. Data sets are prepared first, from --source or as prepared
-before. Exit status: 0 all done, 1 a run failed (its log is named), 2 the plan or its data cannot be used, 130
-interrupted.
+In: the runs of a plan. Out: OUTPUT/PLAN/RUN.json of each, with scores, curves and where they come from.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
-import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import numpy as np
-from ml_collections import ConfigDict
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
-from jaxseg.cli import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_NONFINITE
-from jaxseg.data.pipeline import steps_of_epochs
 from jaxseg.data.prepare import prepare
-from jaxseg.errors import InputError
-from jaxseg.files import read_json, write_json
-from jaxseg.studies.estimate import DEVICES, estimate
-from jaxseg.studies.plan import Plan, Run, read_plan
+from jaxseg.errors import InputError, NonFiniteError
+from jaxseg.files import file_lock, read_json, read_json_lines, write_json
+from jaxseg.studies.plan import Plan, Run
 
-PLANS = Path(__file__).parents[1] / "configs" / "study"
 CURVE_POINTS = 100  # of a training curve: means over as many stretches of steps
 POLL_S = 0.5
 TRAINING_IMAGES = {"cityscapes": 2975, "voc2012": 1464, "camvid": 367}  # as published
@@ -51,7 +32,9 @@ class Progress:
     """The table that grows: a row per model and data set, a column per seed."""
 
     def __init__(self, plan: Plan, console: Console):
-        self.plan, self.console, self.cells = plan, console, {}
+        self.plan = plan
+        self.console = console
+        self.cells = {}
 
     def __rich__(self) -> Table:
         seeds = sorted({run.seed for run in self.plan.runs})
@@ -64,38 +47,54 @@ class Progress:
         return table
 
     def show(self, run: Run, text: str, *, line: bool = True) -> None:
+        """In the run's cell, and without a terminal as a line."""
         self.cells[run.name] = text
         if line and not self.console.is_terminal:
             self.console.print(f"{time.strftime('%H:%M:%S')} {run.name}: {text}", highlight=False, soft_wrap=True)
 
 
-def shard_of(plan: Plan, index: int, count: int) -> list[Run]:
-    """Every count-th run; one that starts from another's weights goes where that one is, after it."""
-    first = [run for run in plan.runs if not run.starts_from]
-    place = {run.name: position % count for position, run in enumerate(first)}
-    later = [run for run in plan.runs if run.starts_from]
-    place |= {run.name: place.get(Path(run.fields["model.init_from"]).name, 0) for run in later}
-    return [run for run in first + later if place[run.name] == index]
+def prepare_data(runs: Sequence[Run], folders: Mapping[str, str]) -> None:
+    """Every data set that the runs need, at every size, before the first of them.
+
+    Args:
+      runs: of the plan.
+      folders: data set -> folder of its raw files; of those that are not there, what was prepared before.
+
+    Raises:
+      InputError: where data are not there, or not whole.
+    """
+    for data in {json.dumps(run.config().data.to_dict(), sort_keys=True): run.config().data for run in runs}.values():
+        data.source_dir = folders.get(data.name, "")
+        prepare(data)
+        data.source_dir = ""
+        prepare(data)  # as the runs will: their commands name no folder, so that the same command works elsewhere
 
 
-def make(run: Run, output: Path, progress: Progress) -> bool:
+def make_run(run: Run, output: Path, progress: Progress) -> bool:
     """Trains one run, or goes on with it, and writes its JSON. False where it failed."""
     target = output / f"{run.name}.json"
     run.workdir.parent.mkdir(parents=True, exist_ok=True)
-    with the_only_one(run, progress) as lock:
+
+    def say() -> None:
+        progress.show(run, "another process is at it; waiting")
+
+    # Its training holds the lock, too, even when its study was killed.
+    with file_lock(run.workdir.parent / f"{run.name}.lock", if_held=say) as lock:
         if target.exists():
-            return skip(run, target, progress)
+            check_same_run(run, target)
+            progress.show(run, summary(read_json(target)), line=False)
+            return True
         resumed = (run.workdir / "config.json").exists()
         progress.show(run, "going on" if resumed else "begun")
-        status, said = train(run, lock, progress)
+        status, last_line = train(run, lock.fileno(), progress)
         content = {"study": dataclasses.asdict(run), "resumed": resumed}
         if status == 0:
             results = read_json(run.workdir / "results.json")
             content |= {"curves": curves(run.workdir, results["reported_peer"])} | results
-        elif status == EXIT_NONFINITE:  # as much a result as a score
-            content |= {"failed": said, "peers": {}}
+        elif status == NonFiniteError.status:  # as much a result as a score
+            content |= {"failed": last_line, "peers": {}}
         else:
-            progress.show(run, f"failed, exit status {status}; see {run.workdir}.log: {said}")
+            progress.show(run, f"failed, exit status {status}; see {run.workdir}.log: {last_line}")
             return False
         write_json(target, content)
         progress.show(run, summary(content))
@@ -112,34 +111,29 @@ def train(run: Run, lock: int, progress: Progress) -> tuple[int, str]:
         while child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_S)
-            log.seek(began)
-            written = log.read().decode(errors="replace")
-            progress.show(run, how_far(written), line=False)
+            progress.show(run, steps_done(run.workdir), line=False)
+        log.seek(began)
+        written = log.read().decode(errors="replace")
     return child.returncode, (written.strip().splitlines() or [""])[-1]
 
 
-def skip(run: Run, target: Path, progress: Progress) -> bool:
-    """A run that is there already. Raises InputError where that is of another config."""
-    content, now = read_json(target), dataclasses.asdict(run)
-    there = content.get("study", {})
+def steps_done(workdir: Path) -> str:
+    """How far a run is, by its log."""
+    try:
+        lines = read_json_lines(workdir / "train.jsonl")
+    except InputError:  # the run itself tells of it
+        lines = []
+    return f"step {lines[-1]['step']:,}" if lines else "begun"
+
+
+def check_same_run(run: Run, target: Path) -> None:
+    """Raises InputError where the JSON that is there is of another config."""
+    now = dataclasses.asdict(run)
+    there = read_json(target).get("study", {})
     if changed := [f"{key}: {there.get(key)} there, {now[key]} now" for key in now if there.get(key) != now[key]]:
         raise InputError(
             f"{target} is of another plan ({'; '.join(changed)}); move it away, or choose another --output."
         )
-    progress.show(run, summary(content), line=False)
-    return True
-
-
-@contextlib.contextmanager
-def the_only_one(run: Run, progress: Progress):
-    """Waits while another process makes this run: its training holds the lock even when its study was killed."""
-    with (run.workdir.parent / f"{run.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.show(run, "another process is at it; waiting")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
 
 
 def summary(content: dict) -> str:
@@ -149,137 +143,15 @@ def summary(content: dict) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def how_far(written: str) -> str:
-    """From the lines that a run prints now and then."""
-    steps = re.findall(r"^step ([\d,]+) of ([\d,]+)", written, re.MULTILINE)
-    if not steps:
-        return "begun"
-    done, total = (int(number.replace(",", "")) for number in steps[-1])
-    return f"{100 * done // total} %"
-
-
 def curves(workdir: Path, peer: str) -> dict:
     """The reported peer's loss terms over the steps, thinned to means, and its scores at every evaluation."""
-    lines = [json.loads(line) for line in (workdir / "train.jsonl").read_text().splitlines()]
-    lines = [line for line in lines if not line.get("skipped")]
+    lines = [line for line in read_json_lines(workdir / "train.jsonl") if not line.get("skipped")]
     terms = [key for key in lines[0] if key.startswith(f"{peer}/") and not key.endswith(("_norm", "learning_rate"))]
     stretches = np.array_split(np.arange(len(lines)), min(CURVE_POINTS, len(lines)))
     train = {"step": [lines[stretch[-1]]["step"] for stretch in stretches]}
     for term in terms:
-        train[term.removeprefix(f"{peer}/")] = [
-            float(f"{np.mean([lines[i][term] for i in stretch]):.6g}") for stretch in stretches
-        ]
-    scored = [json.loads(line) for line in (workdir / "eval.jsonl").read_text().splitlines()]
-    keys = ("mean_iou", "pixel_accuracy")
-    return {
-        "train": train,
-        "val": {"step": [s["step"] for s in scored]} | {k: [s[f"{peer}/{k}"] for s in scored] for k in keys},
-    }
-
-
-def prepare_data(runs: list[Run], sources: dict[str, str]) -> None:
-    """Every data set that the runs need, at every size, before the first of them. Raises InputError."""
-    for data in {json.dumps(run.config().data.to_dict(), sort_keys=True): run.config().data for run in runs}.values():
-        data.source_dir = sources.get(data.name, "")
-        prepare(data)
-        data.source_dir = ""
-        prepare(data)  # as the runs will: their commands name no folder, so that the same command works elsewhere
-
-
-def write_plan(plan: Plan, output: Path) -> None:
-    """What was planned, beside the results: the report shows what is missing, too."""
-    output.mkdir(parents=True, exist_ok=True)
-    content = {
-        "plan": plan.name,
-        "title": plan.title,
-        "note": plan.note,
-        "base": plan.base,
-        "questions": plan.questions,
-    }
-    runs = [
-        {"name": r.name, "arm": r.arm, "model": r.model, "dataset": r.dataset, "protocol": r.protocol, "seed": r.seed}
-        for r in plan.runs
-    ]
-    write_json(output / "plan.json", content | {"runs": runs})
-
-
-def dry_run(plan: Plan, runs: list[Run], output: Path) -> int:
-    """The plan as a table, with what each run will take; writes plan.json, so that the report shows what is to come."""
-    device, total = DEVICES[plan.device], 0.0
-    table = Table(title=f"{plan.name}: {len(runs)} runs", title_justify="left", box=SIMPLE_HEAD, padding=0)
-    table.add_column("data set, protocol, arm", overflow="fold", min_width=28)
-    for column in ("seeds", "batch", "steps", "GFLOP", "ms", "hours", "GB"):
-        table.add_column(column, justify="right")
-    for cell in dict.fromkeys(run.cell for run in runs):
-        seeds = [run for run in runs if run.cell == cell]
-        config = seeds[0].config()
-        cost, steps = estimate(config), planned_steps(config)
-        hours = steps * cost.seconds(device) / 3600
-        total += hours * len(seeds)
-        size = str(len(seeds)), str(config.train.batch_size), f"{steps:,}"
-        needs = f"{cost.flops / 1e9:,.0f}", f"{1e3 * cost.seconds(device):,.0f}", f"{hours:.2f}"
-        table.add_row(cell.replace("-", ", ", 2), *size, *needs, f"{cost.bytes_needed / 1e9:.1f}")
-    console = Console(width=max(80, Console().width), highlight=False)
-    console.print(table)
-    console.print(
-        f"GFLOP and ms: a step; hours: a run; {total:.1f} hours on {device.name} in all, training steps only. An estimate"
-        f" before fusion, not a measurement: {device.flops / 1e12:g} TFLOP/s and {device.bytes / 1e9:g} GB/s are assumed."
-        " GB: parameters, optimiser states and what the backward pass keeps. Image counts are those of the full data sets."
-    )
-    write_plan(plan, output)
-    return 0
-
-
-def planned_steps(config: ConfigDict) -> int:
-    """Steps of a run whose data may not be here."""
-    images = config.data.scenes * 5 // 6 if config.data.name == "synthetic" else TRAINING_IMAGES[config.data.name]
-    steps = steps_of_epochs(config.train.epochs, images=images, batch_size=config.train.batch_size)
-    return min(config.train.max_steps or steps, steps)
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--preset", help="a plan of configs/study, by name")
-    which.add_argument("--plan", type=Path, help="a plan of your own, a TOML file")
-    parser.add_argument(
-        "--source", action="append", default=[], metavar="DATASET=FOLDER", help="raw data, once per data set"
-    )
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="make the I-th of N parts, from 0")
-    parser.add_argument("--output", type=Path, default=Path("results/study"))
-    parser.add_argument("--dry_run", action="store_true", help="print the plan with estimated time and memory")
-    return parser.parse_args()
-
-
-def main(options: argparse.Namespace) -> int:
-    plan = read_plan(options.plan or PLANS / f"{options.preset}.toml")
-    if not (match := re.fullmatch(r"(\d+)/(\d+)", options.shard)) or not int(match[1]) < int(match[2]):
-        raise InputError(f"--shard={options.shard}: expected I/N with 0 <= I < N, such as 0/2.")
-    sources = dict(source.split("=", 1) for source in options.source if "=" in source)
-    runs, output = shard_of(plan, int(match[1]), int(match[2])), options.output / plan.name
-    if options.dry_run:
-        return dry_run(plan, runs, output)
-    if len(sources) < len(options.source) or sources.keys() - TRAINING_IMAGES:
-        given, known = " ".join(options.source), ", ".join(TRAINING_IMAGES)
-        raise InputError(f"--source: got {given}; expected DATASET=FOLDER, once each, DATASET one of {known}.")
-    prepare_data(runs, sources)
-    write_plan(plan, output)
-    console = Console(markup=False)
-    progress = Progress(plan, console)
-    with Live(progress, console=console, refresh_per_second=2) if console.is_terminal else contextlib.nullcontext():
-        made = [make(run, output, progress) for run in runs]
-    if not console.is_terminal:
-        console.print(progress)
-    print(f"{sum(made)} of {len(runs)} runs done; tables and figures: python -m jaxseg.report")
-    return 0 if all(made) else 1
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main(parse_options()))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_INPUT)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        means = [np.mean([lines[i][term] for i in stretch]) for stretch in stretches]
+        train[term.removeprefix(f"{peer}/")] = [float(f"{mean:.6g}") for mean in means]
+    scored = read_json_lines(workdir / "eval.jsonl")
+    val = {key: [line[f"{peer}/{key}"] for line in scored] for key in ("mean_iou", "pixel_accuracy")}
+    return {"train": train, "val": {"step": [line["step"] for line in scored]} | val}

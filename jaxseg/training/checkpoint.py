@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from jaxseg.errors import InputError
+from jaxseg.models.torch_weights import LoadReport
 from jaxseg.training import distributed
 from jaxseg.training.state import Peers, TrainState
 
@@ -201,9 +202,9 @@ def _move(folder: Path, aside: Path) -> Path:
     return folder.rename(free)
 
 
-def restore_variables(workdir: Path, config: ConfigDict, target: dict, *, report: Callable | None = None) -> dict:
+def restore_variables(workdir: Path, config: ConfigDict, target: dict) -> tuple[dict, LoadReport]:
     """Parameters and BatchNorm statistics of the reported peer at the best checkpoint of the run in `workdir`, else at
-    its last; `target` gives names and shapes. Raises InputError."""
+    its last, and what was loaded; `target` gives names and shapes. Raises InputError."""
     with open_manager(workdir, config.checkpoint, read_only=True) as manager:
         step = find_step(manager, "last" if manager.best_step() is None else "best")
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
@@ -213,9 +214,9 @@ def restore_variables(workdir: Path, config: ConfigDict, target: dict, *, report
         with _named_errors(manager, step, what):
             restored = manager.restore(step, args=ocp.args.Composite(**item))[config.peer]
             jax.tree.map_with_path(_check_leaf, restored, target)
-    for path, leaf in jax.tree.leaves_with_path(restored) if report is not None else ():
-        report(f"loaded   step {step} {jax.tree_util.keystr(path, simple=True, separator='/')} {list(leaf.shape)}")
-    return restored
+    named = jax.tree.leaves_with_path(restored)
+    loaded = [f"step {step} {jax.tree_util.keystr(p, simple=True, separator='/')} {list(x.shape)}" for p, x in named]
+    return restored, LoadReport(tuple(loaded))
 
 
 @contextlib.contextmanager

@@ -5,62 +5,78 @@ one by one, and written before anything of their step is saved, so that a log ne
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import time
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from jaxseg.config import is_frozen, peer_sections
-from jaxseg.console import STATUS_EVERY_S
+from jaxseg.console import STATUS_EVERY_S, PlainConsole
 from jaxseg.data import pipeline
 from jaxseg.data.records import Prepared
-from jaxseg.errors import InputError, NonFiniteError
-from jaxseg.metrics import scores
-from jaxseg.training import distributed, parallel
+from jaxseg.errors import NonFiniteError
+from jaxseg.files import read_json_lines, write_json_lines
+from jaxseg.metrics import summarize_confusion
+from jaxseg.training import parallel
+from jaxseg.training.distributed import is_primary_host, run_on_primary
 from jaxseg.training.optimizers import make_schedule
 from jaxseg.training.validation import Evaluation
 
 
-@dataclasses.dataclass
-class Log:
-    """Measurements on their way from the devices to bar, files and TensorBoard; fetched together, checked one by one."""
+class Logger:
+    """Measurements on their way from the devices to bar, files and TensorBoard; fetched together, checked one by one.
 
-    workdir: Path
-    config: ConfigDict
-    prepared: Prepared
-    schedule_steps: int
-    start: int
-    last_step: int
-    console: Console
+    Args:
+      workdir: the run's folder; what its logs hold of steps after `start` is dropped: they will be computed again.
+      config: of the run.
+      prepared: its data.
+      console: where sentences go.
+      start: the step that the run goes on from.
+      last_step: where it ends.
+      steps: what learning rate schedules are laid out over.
+    """
 
-    def __post_init__(self):
-        self.pending, self.losses, self.rates = [], [], []
-        self.flushed_step, self.flushed_at = self.start, time.monotonic()
-        self.said_at = self.flushed_at
+    def __init__(
+        self,
+        workdir: Path,
+        config: ConfigDict,
+        prepared: Prepared,
+        console: PlainConsole,
+        *,
+        start: int,
+        last_step: int,
+        steps: int,
+    ):
+        self.workdir = workdir
+        self.config = config
+        self.prepared = prepared
+        self.console = console
+        self.last_step = last_step
         self.schedules = {
-            name: make_schedule(section.optim, steps=self.schedule_steps)
-            for name, section in peer_sections(self.config).items()
-            if not is_frozen(self.config, name)
+            name: make_schedule(section.optim, steps=steps)
+            for name, section in peer_sections(config).items()
+            if not is_frozen(config, name)
         }
-        names = ("train.jsonl", "eval.jsonl")
-        earlier, evaluated = (trimmed(self.workdir / name, self.start) for name in names)
-        self.train_file, self.eval_file = (
-            (self.workdir / name if distributed.is_primary_host() else Path(os.devnull)).open("a") for name in names
-        )
+        self.pending = []
+        self.rates = []
+        self.flushed_step = start
+        self.flushed_at = self.said_at = time.monotonic()
+        earlier = drop_later_lines(workdir / "train.jsonl", start)
+        evaluated = drop_later_lines(workdir / "eval.jsonl", start)
+        self.train_file = open_log(workdir / "train.jsonl")
+        self.eval_file = open_log(workdir / "eval.jsonl")
         since = evaluated[-1]["step"] if evaluated else 0
         self.skipped = sum(int(line.get("skipped", 0)) for line in earlier)
-        finite = [line for line in earlier if not line.get("skipped")]
-        self.losses = [line[f"{self.config.peer}/loss"] for line in finite if line["step"] > since]
-        self.board = SummaryWriter(
-            str(self.workdir / "tensorboard"), purge_step=self.start + 1, write_to_disk=distributed.is_primary_host()
-        )
+        done = [line for line in earlier if not line.get("skipped")]
+        self.losses = [line[f"{config.peer}/loss"] for line in done if line["step"] > since]
+        folder = str(workdir / "tensorboard")
+        self.board = SummaryWriter(folder, purge_step=start + 1, write_to_disk=is_primary_host())
         columns = (
             TextColumn("step"),
             BarColumn(bar_width=10),
@@ -68,8 +84,8 @@ class Log:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
         )
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task("", total=self.last_step, completed=self.start)
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task("", total=last_step, completed=start)
 
     def __enter__(self):
         self.bar.start()
@@ -128,7 +144,7 @@ class Log:
             f" {', '.join(pipeline.image_ids(self.prepared, self.config, step=step - 1))}."
         )
         if row.get("skipped") and self.skipped <= limit:
-            self.console.print(f"{what} Its update is skipped ({self.skipped} of at most {limit}).", soft_wrap=True)
+            self.console.say(f"{what} Its update is skipped ({self.skipped} of at most {limit}).")
             return
         tried = (
             f" {self.skipped} updates were to be skipped, config.train.max_skipped_steps is {limit}." if limit else ""
@@ -151,13 +167,13 @@ class Log:
             time.monotonic() - self.said_at > STATUS_EVERY_S or step == self.last_step
         ):
             self.said_at = time.monotonic()
-            self.console.print(f"step {step:,} of {self.last_step:,}  {text}", soft_wrap=True)
+            self.console.say(f"step {step:,} of {self.last_step:,}  {text}")
 
     def evaluated(self, step: int, evaluation: Evaluation) -> dict[str, float]:
         """Writes the scores; returns what checkpoints are ranked by."""
         line = {"step": step}
         for name, confusion in evaluation.confusion.items():
-            score = scores(confusion, self.prepared.labels.names)
+            score = summarize_confusion(confusion, self.prepared.labels.names)
             line |= {f"{name}/{key}": score[key] for key in ("mean_iou", "pixel_accuracy", "iou")}
             for key in ("mean_iou", "pixel_accuracy"):
                 if score[key] is not None:
@@ -167,33 +183,23 @@ class Log:
         self.board.flush()
         reported = {key: line[f"{self.config.peer}/{key}"] for key in ("mean_iou", "pixel_accuracy")}
         shown = "  ".join("-" if value is None else f"{key} {value:.4f}" for key, value in reported.items())
-        self.console.print(f"validation at step {step:,}:  {shown}", soft_wrap=True)
+        self.console.say(f"validation at step {step:,}:  {shown}")
         ranking = {"mean_iou": reported["mean_iou"], "train_loss": float(np.mean(self.losses)) if self.losses else None}
         self.losses = []
         self.flushed_at = time.monotonic()  # evaluation is no training time
         return {key: float("nan") if value is None else value for key, value in ranking.items()}
 
 
-def trimmed(path: Path, start: int) -> list[dict]:
-    """The lines of a log; those of steps after `start` (they will be computed again) are dropped from the file."""
-    distributed.run_on_primary(lambda: trim(path, start))
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def drop_later_lines(path: Path, start: int) -> list[dict]:
+    """The lines of a log up to step `start`; later ones are dropped from the file. Raises InputError, on all hosts."""
+
+    def drop() -> None:
+        write_json_lines(path, [line for line in read_json_lines(path) if line["step"] <= start])
+
+    run_on_primary(drop)
+    return read_json_lines(path)
 
 
-def trim(path: Path, start: int) -> None:
-    """Raises InputError for a line that no run wrote."""
-    text = path.read_text(errors="replace") if path.exists() else ""
-    kept = []
-    for number, line in enumerate(text.split("\n")[:-1], start=1):  # without the end that a kill cut short
-        try:
-            content = json.loads(line)
-            if content["step"] <= start:
-                kept.append(content)
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{path}, line {number}: not a line of a run's log ({line[:60]!r}). Put the file back as it was, or move it"
-                " away: the run goes on, and its log begins there."
-            ) from error
-    part = path.with_name(f"{path.name}.part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    part.rename(path)
+def open_log(path: Path) -> TextIO:
+    """For appending, on the first host; nothing is written on the others."""
+    return (path if is_primary_host() else Path(os.devnull)).open("a", encoding="utf-8")

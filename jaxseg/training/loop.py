@@ -5,120 +5,149 @@ tensorboard/, checkpoints/, results.json and predictions.png. Running it again g
 same numbers as if it had not stopped.
 """
 
-import contextlib
-import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
-from rich.console import Console
 
 from jaxseg.config import is_frozen, peer_sections
 from jaxseg.config_checks import check_devices, validate
+from jaxseg.console import PlainConsole
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
 from jaxseg.data.records import Prepared
 from jaxseg.errors import ResourceError, StoppedError
 from jaxseg.files import write_json
-from jaxseg.losses.objective import LossFn
-from jaxseg.metrics import scores
+from jaxseg.metrics import summarize_confusion
 from jaxseg.provenance import provenance
 from jaxseg.reporting.figures import prediction_figure
-from jaxseg.training import checkpoint, distributed, parallel
+from jaxseg.training import checkpoint, parallel
+from jaxseg.training.distributed import (
+    broadcast_from_primary,
+    is_primary_host,
+    raise_on_all_hosts,
+    run_on_primary,
+)
 from jaxseg.training.failures import failures_as_errors
-from jaxseg.training.logger import Log
-from jaxseg.training.peers import create_peers, without_init
-from jaxseg.training.preemption import Stop
+from jaxseg.training.logger import Logger
+from jaxseg.training.peers import create_peers, make_losses, without_init
+from jaxseg.training.preemption import PreemptionListener
 from jaxseg.training.state import Peers
 from jaxseg.training.validation import Evaluation, evaluate
-from jaxseg.training.workdir import check_config_matches_primary, lock_workdir, write_or_check_config
+from jaxseg.training.workdir import (
+    check_config_matches_primary,
+    lock_workdir,
+    write_load_reports,
+    write_or_check_config,
+)
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
-    """Trains and scores what `config` describes, in `workdir`; returns what results.json holds.
+    """Trains and scores what `config` describes, in `workdir`.
 
-    Raises InputError before anything heavy where the config, the data or the folder do not fit or another process trains
-    there, NonFiniteError where a loss does not stay finite, StoppedError after SIGTERM or SIGINT, ResourceError where
-    memory or disk do not suffice, HostLostError where one of several hosts is gone.
+    Args:
+      config: see `jaxseg.config`.
+      workdir: the run's folder.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      InputError: before anything heavy, where config, data or folder do not fit or another process trains there.
+      NonFiniteError: where a loss does not stay finite.
+      StoppedError: after SIGTERM or SIGINT.
+      ResourceError: where memory or disk do not suffice.
+      HostLostError: where one of several hosts is gone.
     """
-    started = time.monotonic()
+    started_at = time.monotonic()
+    workdir = Path(workdir)
     validate(config)
     check_devices(config, devices=jax.device_count())
-    workdir, console = Path(workdir), Console(markup=False, highlight=False, quiet=not distributed.is_primary_host())
     with failures_as_errors(config, workdir):
-        prepared = distributed.raise_on_all_hosts(lambda: prepare(config.data))
-        with distributed.run_on_primary(lambda: lock_workdir(workdir)) or contextlib.nullcontext():
-            return train(config, workdir, prepared, console, started)
+        prepared = raise_on_all_hosts(lambda: prepare(config.data))
+        with lock_workdir(workdir):
+            return train(config, workdir, prepared, started_at=started_at)
 
 
 def train(
     config: ConfigDict,
     workdir: Path,
     prepared: Prepared,
-    console: Console,
-    started: float,
     *,
+    started_at: float,
     eval_steps: set[int] | None = None,
-    enough: Callable[[Evaluation], bool] = lambda evaluation: False,
+    should_stop: Callable[[Evaluation], bool] = lambda evaluation: False,
 ) -> dict:
-    """The loop. eval_steps: other steps to score at than `config.eval` says; enough: after a scoring, whether to end."""
-    say = functools.partial(console.print, soft_wrap=True)
-    distributed.run_on_primary(lambda: write_or_check_config(workdir, config, prepared))
-    distributed.raise_on_all_hosts(lambda: check_config_matches_primary(workdir, config, prepared))
-    schedule_steps = pipeline.steps_of_epochs(
-        config.train.epochs, images=prepared.images("train"), batch_size=config.train.batch_size
-    )
+    """The loop.
+
+    Args:
+      config: checked.
+      workdir: locked by the caller.
+      prepared: the data.
+      started_at: when the run began, by `time.monotonic`.
+      eval_steps: steps to evaluate at; default: as `config.eval` says.
+      should_stop: called after an evaluation: whether to end.
+
+    Returns:
+      What results.json holds.
+    """
+    console = PlainConsole(quiet=not is_primary_host())
+    run_on_primary(lambda: write_or_check_config(workdir, config, prepared))
+    raise_on_all_hosts(lambda: check_config_matches_primary(workdir, config, prepared))
+    schedule_steps = steps_of_epochs(config, prepared, config.train.epochs)
     last_step = min(config.train.max_steps or schedule_steps, schedule_steps)
+    eval_steps = eval_steps or evaluation_steps(config, prepared, last_step)
+    train_step = parallel.compile_train_step(
+        losses=make_losses(config),
+        seed=config.seed,
+        accumulate_steps=config.train.accumulate_steps,
+        skip_nonfinite=config.train.max_skipped_steps > 0,
+    )
+    eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
+    evaluation = None
 
     with checkpoint.open_manager(workdir, config.checkpoint) as manager:
-        start, peers, losses = begin(config, workdir, prepared, manager, schedule_steps, last_step, console)
+        start, peers = begin(config, workdir, prepared, manager, console, steps=(schedule_steps, last_step))
         peers = parallel.replicate(peers)
-        train_step = parallel.compile_train_step(
-            losses=losses,
-            seed=config.seed,
-            accumulate_steps=config.train.accumulate_steps,
-            skip_nonfinite=config.train.max_skipped_steps > 0,
-        )
-        eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
-        evaluation = None
         batches = pipeline.train_batches(
             prepared, config, start_step=start, process=jax.process_index(), processes=jax.process_count()
         )
-        eval_steps = eval_steps or evaluation_steps(config, prepared, last_step)
-        with Log(workdir, config, prepared, schedule_steps, start, last_step, console) as log, Stop() as stop:
-            for step, batch in zip(
-                range(start + 1, last_step + 1), parallel.shard_ahead(pipeline.closing_iterator(batches)), strict=False
-            ):
+        batches = parallel.shard_ahead(pipeline.closing_iterator(batches))
+        logger = Logger(workdir, config, prepared, console, start=start, last_step=last_step, steps=schedule_steps)
+        with logger, PreemptionListener() as preemption:
+            for step, batch in zip(range(start + 1, last_step + 1), batches, strict=False):
                 peers, measurements = train_step(peers, batch)
-                log.add(step, measurements)
+                logger.add(step, measurements)
+                is_eval = step in eval_steps
                 is_save = config.checkpoint.every_steps and step % config.checkpoint.every_steps == 0
-                is_end = stop.asked(step)
-                if step in eval_steps or is_save or is_end:
-                    log.flush()  # raises where a loss is not finite: such a state is never saved
+                is_end = preemption.requested(step)
+                if is_eval or is_save or is_end:
+                    logger.flush()  # raises where a loss is not finite: such a state is never saved
                     ranking = None
-                    if step in eval_steps:
+                    if is_eval:
                         evaluation = evaluate(eval_step, peers, prepared, config)
-                        ranking = log.evaluated(step, evaluation)
-                    checkpoint.save(manager, step, parallel.unreplicate(peers), ranking, say=say)
+                        ranking = logger.evaluated(step, evaluation)
+                    checkpoint.save(manager, step, parallel.unreplicate(peers), ranking, say=console.say)
                 if is_end and step < last_step:
-                    saved = checkpoint.wait(manager, say=say) or "none"
-                    raise StoppedError(f"step {saved} is saved in {workdir}; the same command goes on", stop.signal)
-                if step in eval_steps and enough(evaluation):
+                    saved = checkpoint.wait(manager, say=console.say) or "none"
+                    message = f"step {saved} is saved in {workdir}; the same command goes on"
+                    raise StoppedError(message, preemption.signal)
+                if is_eval and should_stop(evaluation):
                     last_step = step
                     break
-            log.flush()
+            logger.flush()
         step = max(start, last_step)
-        if (saved := checkpoint.wait(manager, say=say)) != step:
+        if (saved := checkpoint.wait(manager, say=console.say)) != step:
             raise ResourceError(f"{workdir}: step {step:,}, the last, could not be saved; step {saved} is.")
         evaluation = evaluation or evaluate(eval_step, peers, prepared, config)
-        results = finish(workdir, config, prepared, step, evaluation, manager)
-    results["wall_time_s"] = time.monotonic() - started
-    results["images_per_s"] = log.images_per_s
-    results["skipped_steps"] = log.skipped
-    distributed.run_on_primary(lambda: write_json(workdir / "results.json", results))
+        results = results_of(config, prepared, step, evaluation, manager)
+    results["wall_time_s"] = time.monotonic() - started_at
+    results["images_per_s"] = logger.images_per_s
+    results["skipped_steps"] = logger.skipped
+    run_on_primary(lambda: write_results(workdir, results, evaluation, prepared))
     return results
 
 
@@ -127,81 +156,80 @@ def begin(
     workdir: Path,
     prepared: Prepared,
     manager: CheckpointManager,
-    schedule_steps: int,
-    last_step: int,
-    console: Console,
-) -> tuple[int, Peers, dict[str, LossFn]]:
-    """The step to go on from, 0 for a new run, the peers as they were then, and their losses. Says what is to come."""
-    say = functools.partial(console.print, soft_wrap=True)
-    start, weights = distributed.broadcast_from_primary(manager.latest_step() or 0), {}
-    peers, losses = distributed.raise_on_all_hosts(
+    console: PlainConsole,
+    *,
+    steps: tuple[int, int],
+) -> tuple[int, Peers]:
+    """The step to go on from, 0 for a new run, and the peers as they were then. Says what is to come.
+
+    steps: of the learning rate schedules, and the last one of this run.
+    """
+    schedule_steps, last_step = steps
+    start = broadcast_from_primary(manager.latest_step() or 0)
+    peers, reports = raise_on_all_hosts(
         lambda: create_peers(
-            without_init(config) if start else config,
-            num_classes=prepared.labels.num_classes,
-            steps=schedule_steps,
-            report=lambda peer, line: weights.setdefault(peer, []).append(line),
+            without_init(config) if start else config, num_classes=prepared.labels.num_classes, steps=schedule_steps
         )
     )
-    describe(console, config, prepared, peers, last_step, workdir)
-    if distributed.is_primary_host():
-        tell_weights(console, workdir, weights)
+    for sentence in description(config, prepared, peers, last_step, workdir):
+        console.say(sentence)
+    for sentence in run_on_primary(lambda: write_load_reports(workdir, reports)) or ():
+        console.say(sentence)
     if start:
-        start, peers = checkpoint.restore_newest(manager, peers, aside=workdir / "damaged", say=say)
-        say(f"going on from step {start:,}")
-    return start, peers, losses
+        start, peers = checkpoint.restore_newest(manager, peers, aside=workdir / "damaged", say=console.say)
+        console.say(f"going on from step {start:,}")
+    return start, peers
+
+
+def steps_of_epochs(config: ConfigDict, prepared: Prepared, epochs: int) -> int:
+    """Steps after which that many epochs are done."""
+    return pipeline.steps_of_epochs(epochs, images=prepared.images("train"), batch_size=config.train.batch_size)
 
 
 def evaluation_steps(config: ConfigDict, prepared: Prepared, last_step: int) -> set[int]:
     """Every `eval.every_epochs`, and the last step."""
     ends = range(config.eval.every_epochs, config.train.epochs + 1, config.eval.every_epochs)
-    count = {"images": prepared.images("train"), "batch_size": config.train.batch_size}
-    return {pipeline.steps_of_epochs(epochs, **count) for epochs in ends} | {last_step}
+    return {steps_of_epochs(config, prepared, epochs) for epochs in ends} | {last_step}
 
 
-def tell_weights(console: Console, workdir: Path, weights: dict[str, list[str]]) -> None:
-    """Of every peer that starts from other weights: how many tensors were loaded, left fresh, dropped; all by name in a
-    file."""
-    for name, lines in weights.items():
-        path = workdir / f"init_{name}.txt"
-        path.write_text("\n".join(lines) + "\n")
-        counts = {kind: sum(line.startswith(kind) for line in lines) for kind in ("loaded", "fresh", "dropped")}
-        counted = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        console.print(f"{name}: starts from other weights, tensors: {counted}; see {path}", soft_wrap=True)
-
-
-def describe(
-    console: Console, config: ConfigDict, prepared: Prepared, peers: dict, last_step: int, workdir: Path
-) -> None:
-    """Says what is about to happen, in three lines."""
+def description(config: ConfigDict, prepared: Prepared, peers: Peers, last_step: int, workdir: Path) -> list[str]:
+    """What is about to happen, in a sentence per peer and two more."""
+    sentences = []
     for name, section in peer_sections(config).items():
-        count, model = sum(x.size for x in jax.tree.leaves(peers[name].params)), section.model
+        model = section.model
+        count = sum(x.size for x in jax.tree.leaves(peers[name].params))
         network = model.name if model.name == "unet" else f"{model.name} {model.backbone}"
         held = ", held fixed" if is_frozen(config, name) else ""
-        console.print(f"{name}: {network}, {count:,} parameters, {model.dtype}{held}", soft_wrap=True)
-    console.print(
-        f"{prepared.name}: {prepared.images('train'):,} training and {prepared.images('val'):,} validation images,"
-        f" {prepared.labels.num_classes} classes",
-        soft_wrap=True,
-    )
-    device = jax.devices()[0]
-    console.print(
-        f"{last_step:,} steps of {config.train.batch_size} images on {jax.device_count()} × {device.device_kind}; into {workdir}",
-        soft_wrap=True,
-    )
+        sentences.append(f"{name}: {network}, {count:,} parameters, {model.dtype}{held}")
+    images = f"{prepared.images('train'):,} training and {prepared.images('val'):,} validation images"
+    sentences.append(f"{prepared.name}: {images}, {prepared.labels.num_classes} classes")
+    devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    sentences.append(f"{last_step:,} steps of {config.train.batch_size} images on {devices}; into {workdir}")
+    return sentences
 
 
-def finish(workdir: Path, config: ConfigDict, prepared: Prepared, step: int, evaluation: Evaluation, manager) -> dict:
-    """The figure, and the results of the last step beside the best checkpoint's."""
-    if distributed.is_primary_host():
-        prediction_figure(
-            workdir / "predictions.png", evaluation.images, evaluation.labels, evaluation.predictions, prepared.labels
-        )
+def results_of(
+    config: ConfigDict, prepared: Prepared, step: int, evaluation: Evaluation, manager: CheckpointManager
+) -> dict:
+    """The scores of the last step beside the best checkpoint's, and where they come from."""
     best = manager.best_step()
-    best_metrics = manager.metrics(best) if best is not None else None
+    names = prepared.labels.names
     return {
         "reported_peer": config.peer,
         "step": step,
-        "peers": {name: scores(confusion, prepared.labels.names) for name, confusion in evaluation.confusion.items()},
-        "best": {"by": config.checkpoint.best, "step": best, "metrics": best_metrics},
-        **provenance(config, prepared),
+        "peers": {name: summarize_confusion(confusion, names) for name, confusion in evaluation.confusion.items()},
+        "best": {
+            "by": config.checkpoint.best,
+            "step": best,
+            "metrics": None if best is None else manager.metrics(best),
+        },
+        **provenance(config, prepared.provenance),
     }
+
+
+def write_results(workdir: Path, results: Mapping, evaluation: Evaluation, prepared: Prepared) -> None:
+    """predictions.png, where there are images to show, and results.json."""
+    if len(evaluation.images):
+        path = workdir / "predictions.png"
+        prediction_figure(path, evaluation.images, evaluation.labels, evaluation.predictions, prepared.labels)
+    write_json(workdir / "results.json", dict(results))

@@ -17,7 +17,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from jaxseg.config import peer_sections
 from jaxseg.config_checks import check_devices, validate
@@ -50,7 +49,7 @@ class FewImages(Prepared):
         return self.held
 
 
-def few(prepared: Prepared, *, crop_px: int) -> FewImages:
+def first_images(prepared: Prepared, *, crop_px: int) -> FewImages:
     """The central squares, crop_px wide, of the first IMAGES training images: a random crop of one is itself. Classes with
     fewer than FEWEST_PIXELS are void in them."""
     pipeline.check_crop(prepared, "train", crop_px)
@@ -90,32 +89,39 @@ def overfit_config(config: ConfigDict) -> ConfigDict:
 
 
 def overfit(config: ConfigDict, workdir: Path) -> dict:
-    """The trial's results, with "learned": whether the reported peer reached GOAL. Raises as `train.train_and_evaluate`."""
+    """The trial's results, with "learned": whether the reported peer reached GOAL. Raises as `loop.train_and_evaluate`."""
     validate(config)
-    config, folder, console = overfit_config(config), workdir / "trial", Console(markup=False, highlight=False)
+    config = overfit_config(config)
+    folder = workdir / "trial"
     check_devices(config, devices=jax.device_count())
     shutil.rmtree(folder, ignore_errors=True)
-    begun = []
+    evaluated_at = []
 
-    def enough(evaluation: Evaluation) -> bool:
-        begun.append(time.monotonic())  # the first scoring comes after the first step: from there all is compiled
-        return mean_iou(evaluation.confusion[config.peer]) > GOAL or (
-            not config.train.max_steps and begun[-1] - begun[0] > SECONDS
-        )
+    def should_stop(evaluation: Evaluation) -> bool:
+        evaluated_at.append(time.monotonic())  # the first comes after the first step: from there all is compiled
+        is_over = not config.train.max_steps and evaluated_at[-1] - evaluated_at[0] > SECONDS
+        return is_over or mean_iou(evaluation.confusion[config.peer]) > GOAL
 
     with failures_as_errors(config, folder):
-        prepared = few(prepare(config.data), crop_px=config.data.crop_px)
+        prepared = first_images(prepare(config.data), crop_px=config.data.crop_px)
         with lock_workdir(folder):
             results = train(
-                config, folder, prepared, console, time.monotonic(), eval_steps=growing(config), enough=enough
+                config,
+                folder,
+                prepared,
+                started_at=time.monotonic(),
+                eval_steps=evaluation_steps(config),
+                should_stop=should_stop,
             )
-    scored = results["peers"][config.peer]["mean_iou"]
-    return results | {"learned": scored is not None and scored > GOAL, "training_s": begun[-1] - begun[0]}
+    reached = results["peers"][config.peer]["mean_iou"]
+    is_learned = reached is not None and reached > GOAL
+    return results | {"learned": is_learned, "training_s": evaluated_at[-1] - evaluated_at[0]}
 
 
-def growing(config: ConfigDict) -> set[int]:
+def evaluation_steps(config: ConfigDict) -> set[int]:
     """Steps to score at: 1, 2, 3, 4, 6, 8, 11, …, and the last."""
-    last, steps = config.train.max_steps or MOST_STEPS, [1]
+    last = config.train.max_steps or MOST_STEPS
+    steps = [1]
     while steps[-1] < last:
         steps.append(min(last, math.ceil(steps[-1] * GROWTH)))
     return set(steps)
@@ -127,7 +133,8 @@ def verdict(results: dict, config: ConfigDict, losses: Sequence[float]) -> str:
     took = f"{results['step']:,} steps, {results['training_s']:.0f} s after the first"
     if results["learned"]:
         return f"learned: mean IoU {reached:.3f} on {results['data']['train']} images ({took})"
-    before, after = losses[0], float(np.mean(losses[-10:]))
+    before = losses[0]
+    after = float(np.mean(losses[-10:]))
     rate = config.optim.learning_rate
     fell = f"the loss went from {before:.3g} to {after:.3g}"
     hint = (

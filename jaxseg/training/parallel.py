@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import jax_utils
 
-from jaxseg.training.step import eval_step, predict, train_step
+from jaxseg.training.step import eval_step, predict, predict_labels, train_step
 
 AXIS = "batch"
 
@@ -38,6 +38,11 @@ def compile_eval_step(*, num_classes: int):
 def compile_predict():
     """`(replicated peer, image [devices, b, h, w, 3]) -> logits [devices, b, h, w, c]`."""
     return jax.pmap(predict, axis_name=AXIS)
+
+
+def compile_predict_labels():
+    """`(replicated peer, image [devices, b, h, w, 3]) -> class of every pixel, uint8 [devices, b, h, w]`."""
+    return jax.pmap(predict_labels, axis_name=AXIS)
 
 
 def replicate(tree: Any) -> Any:

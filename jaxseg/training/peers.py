@@ -1,11 +1,10 @@
 """From the config to peers: network, first variables, optimiser and loss of each, by name.
 
-In: `config` and how many classes and steps there are. Out: `{name: TrainState}` at step 0 and `{name: loss}`; a frozen
-peer has no loss and no optimiser state.
+In: `config` and how many classes and steps there are. Out: `{name: TrainState}` at step 0 or of a checkpoint, and
+`{name: loss}`; a frozen peer has no loss and no optimizer state.
 """
 
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -16,40 +15,71 @@ from jaxseg.config import all_fields, get_field, is_frozen, load_config, peer_pa
 from jaxseg.errors import InputError
 from jaxseg.labels import LABELS
 from jaxseg.losses.objective import LossFn, make_loss
-from jaxseg.models.factory import initial_variables, make_model
+from jaxseg.models.factory import fresh_variables, load_variables, make_model
+from jaxseg.models.torch_weights import LoadReport
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
 from jaxseg.training.parallel import AXIS
 from jaxseg.training.state import Peers, create_peer
 
 
-def create_peers(
-    config: ConfigDict, *, num_classes: int, steps: int, report: Callable[[str, str], None] | None = None
-) -> tuple[Peers, dict[str, LossFn]]:
-    """The peers that the config asks for; `steps` is what learning rate schedules are laid out over.
+def create_peers(config: ConfigDict, *, num_classes: int, steps: int) -> tuple[Peers, dict[str, LoadReport]]:
+    """The peers that the config asks for, at step 0; the reported one starts as in a run without the others.
 
-    The reported peer starts from the same weights as in a run without the others. report: called with a peer's name and
-    a line for every tensor that comes from `model.init_from`. Raises InputError.
+    Args:
+      config: a checked config.
+      num_classes: channels of the logits.
+      steps: what learning rate schedules are laid out over.
+
+    Returns:
+      `{name: TrainState}`, a frozen peer without optimizer state, and of those whose weights come from
+      `model.init_from` what became of every tensor.
+
+    Raises:
+      InputError: where weights do not fit.
     """
-    peers, losses = {}, {}
+    peers, reports = {}, {}
     for name, section in peer_sections(config).items():
         model = make_model(section.model, num_classes=num_classes, axis_name=AXIS)
         seed = config.seed if name == config.peer else zlib.crc32(f"{config.seed} {name}".encode())
-        say = None if report is None else lambda line, name=name: report(name, line)
-        try:
-            variables = first_variables(model, section.model, seed=seed, report=say)
-        except InputError as error:
-            where = f"{peer_path(config, name)}.model.init_from={section.model.init_from}"
-            raise InputError(f"{where}: {error}") from error
-        frozen = is_frozen(config, name)
-        tx = optax.identity() if frozen else make_optimizer(section.optim, steps=steps)
+        variables = fresh_variables(model, seed=seed)
+        if section.model.init_from:
+            try:
+                variables, reports[name] = pretrained_variables(section.model, target=variables)
+            except InputError as error:
+                where = f"{peer_path(config, name)}.model.init_from={section.model.init_from}"
+                raise InputError(f"{where}: {error}") from error
+        tx = optax.identity() if is_frozen(config, name) else make_optimizer(section.optim, steps=steps)
         peers[name] = create_peer(model, tx, variables)
-        if not frozen:
-            losses[name] = make_loss(section.loss, config.mutual)
-    return peers, losses
+    return peers, reports
 
 
-def restored_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple[int | None, Peers]:
+def make_losses(config: ConfigDict) -> dict[str, LossFn]:
+    """The loss of every peer that is trained, by name."""
+    return {
+        name: make_loss(section.loss, config.mutual)
+        for name, section in peer_sections(config).items()
+        if not is_frozen(config, name)
+    }
+
+
+def pretrained_variables(model: ConfigDict, *, target: dict) -> tuple[dict, LoadReport]:
+    """Those of the file `config.model.init_from`, or of the best checkpoint of the run there. Raises InputError."""
+    folder = Path(model.init_from).expanduser()
+    if not folder.is_dir():
+        return load_variables(model, target=target)
+    if model.init_parts != "all":
+        raise InputError(f"init_parts={model.init_parts!r} is for files of weights; a run's folder is taken whole.")
+    run = load_config(folder)
+    theirs = run.model.to_dict() | {"init_from": "", "dtype": model.dtype, "remat": model.remat}
+    ours = model.to_dict() | {"init_from": ""}
+    lines = [f"{key}: {theirs[key]!r} there, {ours[key]!r} here" for key in ours if theirs[key] != ours[key]]
+    if lines:
+        raise InputError("that run trained another network: " + "; ".join(lines) + ".")
+    return checkpoint.restore_variables(folder, run, target)
+
+
+def restore_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple[int | None, Peers]:
     """Step and peers of one checkpoint of a run: "last", "best" or a number. Without a run: step None, and the weights
     that `config.model.init_from` names. Raises InputError."""
     num_classes = LABELS[config.data.name].num_classes
@@ -87,21 +117,3 @@ def without_init(config: ConfigDict) -> ConfigDict:
     for section in peer_sections(config).values():
         section.model.init_from = ""
     return config
-
-
-def first_variables(model, section: ConfigDict, *, seed: int, report: Callable[[str], None] | None) -> dict:
-    """Fresh variables, or those of a file of weights, or of the best checkpoint of a run. Raises InputError."""
-    folder = Path(section.init_from).expanduser()
-    if not section.init_from or not folder.is_dir():
-        return initial_variables(model, section, seed=seed, report=report)
-    if section.init_parts != "all":
-        raise InputError(f"init_parts={section.init_parts!r} is for files of weights; a run's folder is taken whole.")
-    run = load_config(folder)
-    theirs = run.model.to_dict() | {"init_from": "", "dtype": section.dtype, "remat": section.remat}
-    ours = section.to_dict() | {"init_from": ""}
-    lines = [f"{key}: {theirs[key]!r} there, {ours[key]!r} here" for key in ours if theirs[key] != ours[key]]
-    if lines:
-        raise InputError("that run trained another network: " + "; ".join(lines) + ".")
-    fresh = section.copy_and_resolve_references()
-    fresh.init_from = ""
-    return checkpoint.restore_variables(folder, run, initial_variables(model, fresh, seed=seed), report=report)

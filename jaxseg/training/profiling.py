@@ -24,7 +24,7 @@ from jaxseg.files import write_json
 from jaxseg.provenance import provenance
 from jaxseg.training import parallel
 from jaxseg.training.failures import failures_as_errors
-from jaxseg.training.peers import create_peers
+from jaxseg.training.peers import create_peers, make_losses
 
 WARM_UP_STEPS = 3  # after the first: buffers and reading threads fill
 STEPS = 20  # that are timed
@@ -38,8 +38,12 @@ def profile(config: ConfigDict, workdir: Path) -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     with failures_as_errors(config, workdir):
         prepared = prepare(config.data)
-        peers, losses = create_peers(config, num_classes=prepared.labels.num_classes, steps=1)
-        options = {"losses": losses, "seed": config.seed, "accumulate_steps": config.train.accumulate_steps}
+        peers, _ = create_peers(config, num_classes=prepared.labels.num_classes, steps=1)
+        options = {
+            "losses": make_losses(config),
+            "seed": config.seed,
+            "accumulate_steps": config.train.accumulate_steps,
+        }
         train_step = parallel.compile_train_step(**options)
         batches = parallel.shard_ahead(pipeline.closing_iterator(pipeline.train_batches(prepared, config)))
         peers = parallel.replicate(peers)
@@ -49,7 +53,9 @@ def profile(config: ConfigDict, workdir: Path) -> dict:
             peers, times = timed(train_step, peers, batches, steps=STEPS)
             with jax.profiler.trace(workdir / "profile"):
                 timed(train_step, peers, batches, steps=TRACED_STEPS)
-    results = summary(first, times, config) | {"peak_memory_bytes": peak_memory()} | provenance(config, prepared)
+    results = (
+        summary(first, times, config) | {"peak_memory_bytes": peak_memory()} | provenance(config, prepared.provenance)
+    )
     write_json(workdir / "profile.json", results)
     return results
 

@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxseg.losses.objective import LossFn
-from jaxseg.metrics import confusion_matrix
+from jaxseg.metrics import count_pixels
 from jaxseg.training.state import Peers, TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -37,29 +37,29 @@ def train_step(
 
     Every peer runs forward once. The sum of the peers' losses is differentiated in one pass: a peer's loss sees the
     others' logits as constants, so each gets the gradient of its own loss. Gradients are the mean over devices and, with
-    accumulate_steps > 1, over as many slices of the share, through which BatchNorm sees one slice after another.
+    accumulate_steps > 1, over as many microbatches of the share, which BatchNorm sees one after another.
 
     Returns the new peers and, for each trained one, float32 scalars "peer/loss", "peer/TERM", "peer/grad_norm",
     "peer/param_norm", "peer/update_norm". With skip_nonfinite, where one of them is not finite the peers stay as they were,
     their step aside, and "skipped" says so. Raises ValueError while tracing where the peers' logits differ in shape.
     """
-    slices = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
-    parts = accumulate_steps * lax.axis_size(axis_name)
+    microbatches = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
+    num_parts = accumulate_steps * lax.axis_size(axis_name)
     pixels = lax.psum(batch["valid"].sum(), axis_name).astype(jnp.float32)
     step = next(iter(peers.values())).step
     rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), lax.axis_index(axis_name))
 
-    def slice_gradients(batch_stats, slice_and_index):
-        batch, index = slice_and_index
+    def microbatch_gradients(batch_stats, microbatch_and_index):
+        microbatch, index = microbatch_and_index
         objective = functools.partial(
-            total_loss, losses=losses, rng=jax.random.fold_in(rng, index), pixels=pixels, parts=parts
+            total_loss, losses=losses, rng=jax.random.fold_in(rng, index), pixels=pixels, num_parts=num_parts
         )
         params = {name: peers[name].params for name in losses}
-        grads, (batch_stats, terms) = jax.grad(objective, has_aux=True)(params, batch_stats, peers, batch)
+        grads, (batch_stats, terms) = jax.grad(objective, has_aux=True)(params, batch_stats, peers, microbatch)
         return batch_stats, (grads, terms)
 
     batch_stats = {name: peers[name].batch_stats for name in losses}
-    grads, batch_stats, terms = accumulate_gradients(slice_gradients, batch_stats, slices, accumulate_steps)
+    grads, batch_stats, terms = accumulate_gradients(microbatch_gradients, batch_stats, microbatches, accumulate_steps)
     grads, terms = lax.pmean((grads, terms), axis_name)
     new_peers, measurements = apply_gradients(peers, grads, batch_stats, terms)
     return skip_where_not_finite(peers, new_peers, measurements) if skip_nonfinite else (new_peers, measurements)
@@ -74,14 +74,15 @@ def total_loss(
     losses: Mapping[str, LossFn],
     rng: jax.Array,
     pixels: jax.Array,
-    parts: int,
+    num_parts: int,
 ) -> tuple[jax.Array, tuple[dict, dict]]:
-    """Sum of the losses of the peers that have one, on one slice; with it their new BatchNorm statistics and terms.
+    """Sum of the losses of the peers that have one, on one microbatch; with it their new BatchNorm statistics and terms.
 
-    params, batch_stats: of those peers, by name. pixels: valid ones of the global batch, over `parts` slices.
+    params, batch_stats: of those peers, by name. pixels: valid ones of the global batch, over `num_parts` microbatches.
     """
     logits = {name: predict(peer, batch["image"]) for name, peer in peers.items() if name not in losses}
-    auxiliary, new_stats, total, terms = {}, {}, 0.0, {}
+    auxiliary, new_stats, terms = {}, {}, {}
+    total = 0.0
     for name in losses:
         key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
         variables = {"params": params[name], "batch_stats": batch_stats[name]}
@@ -90,7 +91,7 @@ def total_loss(
     for name, loss_fn in losses.items():
         others = [logits[other] for other in peers if other != name]
         loss, own_terms = loss_fn(
-            logits[name], batch, peer_logits=others, auxiliary=auxiliary[name], pixels=pixels, parts=parts
+            logits[name], batch, peer_logits=others, auxiliary=auxiliary[name], pixels=pixels, num_parts=num_parts
         )
         total += loss
         terms |= {f"{name}/{term}": value for term, value in own_terms.items()} | {f"{name}/loss": loss}
@@ -110,6 +111,11 @@ def predict(peer: TrainState, image: jax.Array) -> jax.Array:
     return peer.apply_fn({"params": peer.params, "batch_stats": peer.batch_stats}, image, train=False)
 
 
+def predict_labels(peer: TrainState, image: jax.Array) -> jax.Array:
+    """The class of every pixel, uint8 [b, h, w]."""
+    return predict(peer, image).argmax(-1).astype(jnp.uint8)
+
+
 def check_shapes(logits: Mapping[str, jax.Array]) -> None:
     if len({value.shape for value in logits.values()}) > 1:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in logits.items())
@@ -118,22 +124,22 @@ def check_shapes(logits: Mapping[str, jax.Array]) -> None:
         )
 
 
-def accumulate_gradients(slice_gradients: Callable, batch_stats, slices: Batch, accumulate_steps: int):
-    """Mean gradients and terms over the slices, BatchNorm statistics passed from one to the next."""
+def accumulate_gradients(microbatch_gradients: Callable, batch_stats, microbatches: Batch, accumulate_steps: int):
+    """Mean gradients and terms over the microbatches, BatchNorm statistics passed from one to the next."""
     if accumulate_steps == 1:
-        first = jax.tree.map(lambda x: x[0], slices)
-        batch_stats, (grads, terms) = slice_gradients(batch_stats, (first, 0))
+        first = jax.tree.map(lambda x: x[0], microbatches)
+        batch_stats, (grads, terms) = microbatch_gradients(batch_stats, (first, 0))
         return grads, batch_stats, terms
 
-    def body(carry, slice_and_index):
+    def body(carry, microbatch_and_index):
         batch_stats, total = carry
-        batch_stats, new = slice_gradients(batch_stats, slice_and_index)
+        batch_stats, new = microbatch_gradients(batch_stats, microbatch_and_index)
         return (batch_stats, jax.tree.map(jnp.add, total, new)), None
 
     index = jnp.arange(accumulate_steps)
-    shapes = jax.eval_shape(slice_gradients, batch_stats, jax.tree.map(lambda x: x[0], (slices, index)))[1]
+    shapes = jax.eval_shape(microbatch_gradients, batch_stats, jax.tree.map(lambda x: x[0], (microbatches, index)))[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (batch_stats, total), _ = lax.scan(body, (batch_stats, zeros), (slices, index))
+    (batch_stats, total), _ = lax.scan(body, (batch_stats, zeros), (microbatches, index))
     grads, terms = jax.tree.map(lambda x: x / accumulate_steps, total)
     return grads, batch_stats, terms
 
@@ -169,9 +175,8 @@ def eval_step(
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Confusion matrix of every peer, summed over devices, and its predictions, uint8 [b, h, w], of this device."""
     confusions, predictions = {}, {}
-    label = jnp.where(batch["valid"], batch["label"], -1)
     for name, peer in peers.items():
-        prediction = predict(peer, batch["image"]).argmax(-1)
-        confusions[name] = lax.psum(confusion_matrix(prediction, label, num_classes), axis_name)
-        predictions[name] = prediction.astype(jnp.uint8)
+        prediction = predict_labels(peer, batch["image"])
+        confusions[name] = lax.psum(count_pixels(prediction, batch["label"], batch["valid"], num_classes), axis_name)
+        predictions[name] = prediction
     return confusions, predictions

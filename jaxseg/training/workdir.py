@@ -1,19 +1,22 @@
 """The folder of a run: one process at a time, one config, the same on every host.
 
-In: a folder, the config and the prepared data. Out: config.json there, and the lock; `InputError` where another run is there.
+In: a folder, the config and the prepared data. Out: config.json there, and the lock; `InputError` where another run is
+there.
 """
 
-import fcntl
+import contextlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
 
 from ml_collections import ConfigDict
 
 from jaxseg.config import all_fields, get_field, load_config, peer_sections
 from jaxseg.data.records import Prepared
 from jaxseg.errors import InputError
-from jaxseg.files import write_json
+from jaxseg.files import file_lock, write_json
+from jaxseg.models.torch_weights import LoadReport
+from jaxseg.training.distributed import run_on_primary
 
 # Fields that may differ when a run is gone on with: none of them changes what has been computed so far.
 MAY_CHANGE = (
@@ -30,39 +33,43 @@ MAY_CHANGE = (
 )
 
 
-def lock_workdir(workdir: Path) -> TextIO:
-    """Takes `workdir` until the file returned is closed; a killed process lets go. Raises InputError for a second one."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / "lock").open("w")
-    except OSError as error:
-        raise InputError(
-            f"--workdir={workdir}: no folder that can be written ({error.strerror}); use another."
-        ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
+@contextlib.contextmanager
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Holds `workdir` for this run; a killed process lets go. Raises InputError, on all hosts, where another has it."""
+
+    def refuse() -> None:
         raise InputError(
             f"--workdir={workdir}: another process is training there; wait for it, or use another folder. (Processes that"
             " are to train together need --distributed.)"
-        ) from error
-    return file
+        )
+
+    def lock() -> None:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(file_lock(workdir / "lock", if_held=refuse))
+        except OSError as error:
+            raise InputError(
+                f"--workdir={workdir}: no folder that can be written ({error.strerror}); use another."
+            ) from error
+
+    with contextlib.ExitStack() as held:
+        run_on_primary(lock)
+        yield
 
 
 def write_or_check_config(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
     """Writes config.json, or checks that the run in `workdir` is this one. Raises InputError showing the difference."""
     path = workdir / "config.json"
     if path.exists():
-        stored, data = load_config(workdir), json.loads(path.read_text()).get("data")
+        stored = load_config(workdir)
         changed = config_differences(stored, config)
         if not any((workdir / "checkpoints").glob("[0-9]*")):  # a start from weights that could not be read
-            changed = {
-                f: line for f, line in changed.items() if not f.endswith(("model.init_from", "model.init_parts"))
-            }
+            started_from = ("model.init_from", "model.init_parts")
+            changed = {field: line for field, line in changed.items() if not field.endswith(started_from)}
         lines = list(changed.values())
-        if data != prepared.fingerprint:
-            lines.append(f"the prepared data: fingerprint {data} there, {prepared.fingerprint} now")
+        fingerprint = json.loads(path.read_text(encoding="utf-8")).get("data")
+        if fingerprint != prepared.fingerprint:
+            lines.append(f"the prepared data: fingerprint {fingerprint} there, {prepared.fingerprint} now")
         if lines:
             raise InputError(
                 f"--workdir={workdir} holds a run of another config; use another folder, or go on with its own:\n  "
@@ -78,21 +85,32 @@ def check_config_matches_primary(workdir: Path, config: ConfigDict, prepared: Pr
         raise InputError(
             f"--workdir={workdir}: the first host's {path.name} is not there; it must be a folder of all hosts."
         )
-    stored = json.loads(path.read_text())
     if lines := list(config_differences(load_config(workdir), config).values()):
         raise InputError("another config than on the first host:\n  " + "\n  ".join(lines))
-    if stored["data"] != prepared.fingerprint:
-        raise InputError(f"other data: fingerprint {stored['data']} on the first host, {prepared.fingerprint} here.")
+    fingerprint = json.loads(path.read_text(encoding="utf-8"))["data"]
+    if fingerprint != prepared.fingerprint:
+        raise InputError(f"other data: fingerprint {fingerprint} on the first host, {prepared.fingerprint} here.")
 
 
 def config_differences(stored: ConfigDict, config: ConfigDict) -> dict[str, str]:
     """Of every field that would make it another run, a line that shows both values."""
-    there, now = ({f: repr(get_field(c, f)) for f in all_fields(c)} for c in (stored, config))
+    there, now = ({field: repr(get_field(c, field)) for field in all_fields(c)} for c in (stored, config))
     may_change = MAY_CHANGE
     if all(section.optim.schedule == "constant" for section in peer_sections(config).values()):
         may_change += ("train.epochs",)
     return {
-        f: f"config.{f}: {there.get(f, 'no such peer')} there, {now.get(f, 'no such peer')} now"
-        for f in there | now
-        if not f.startswith(may_change) and there.get(f) != now.get(f)
+        field: f"config.{field}: {there.get(field, 'no such peer')} there, {now.get(field, 'no such peer')} now"
+        for field in there | now
+        if not field.startswith(may_change) and there.get(field) != now.get(field)
     }
+
+
+def write_load_reports(workdir: Path, reports: Mapping[str, LoadReport]) -> list[str]:
+    """Writes init_PEER.txt for every peer that starts from other weights; a sentence of each, for the console."""
+    sentences = []
+    for name, report in reports.items():
+        path = workdir / f"init_{name}.txt"
+        path.write_text("\n".join(report.lines()) + "\n", encoding="utf-8")
+        counts = f"{len(report.loaded)} loaded, {len(report.fresh)} fresh, {len(report.dropped)} dropped"
+        sentences.append(f"{name}: starts from other weights, tensors: {counts}; see {path}")
+    return sentences

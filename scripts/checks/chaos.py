@@ -34,7 +34,7 @@ from jaxseg.config import load_config
 from jaxseg.errors import InputError
 from jaxseg.files import write_json
 from jaxseg.provenance import command, commit
-from jaxseg.training.peers import restored_peers
+from jaxseg.training.peers import restore_peers
 
 VARIANTS = {"plain": "", "rmi": ":rmi", "mutual": ":mutual"}
 FIELDS = {
@@ -151,7 +151,7 @@ def finish(case: Case) -> None:
 
 def leaves(case: Case) -> dict[str, np.ndarray]:
     """Everything in the last checkpoint, by path."""
-    _, peers = restored_peers(load_config(case.workdir), case.workdir, "last")
+    _, peers = restore_peers(load_config(case.workdir), case.workdir, "last")
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(peers)}
 
 

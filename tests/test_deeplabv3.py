@@ -14,7 +14,7 @@ from jaxseg.config import default
 from jaxseg.errors import InputError
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import DeepLabV3, UNet
-from jaxseg.models.factory import NORMALIZE, initial_variables, make_model
+from jaxseg.models.factory import NORMALIZE, fresh_variables, load_variables, make_model
 from jaxseg.models.layers import convolve, max_pool_3x3
 from jaxseg.models.resnet import DEPTHS, plan
 from jaxseg.models.torch_weights import (
@@ -22,7 +22,8 @@ from jaxseg.models.torch_weights import (
     deeplabv3_tensor_maps,
     deeplabv3_to_torch,
     flatten,
-    from_own_names,
+    load_deeplabv3,
+    load_own_names,
     unet_from_torch,
 )
 from jaxseg.models.weights_io import read_state_dict
@@ -402,14 +403,14 @@ def test_own_names_in_parts(variables):
     """Of a file with an auxiliary head into a network without one, and the backbone alone."""
     arrays, plain = flatten(variables), without_auxiliary(trained(variables))
     other = jax.tree.map(np.zeros_like, plain)
-    assert equal(from_own_names(arrays, target=other), plain)
-    found = from_own_names(arrays, target=other, parts="backbone")
+    assert equal(load_own_names(arrays, target=other)[0], plain)
+    found = load_own_names(arrays, target=other, parts="backbone")[0]
     assert equal(found["params"]["backbone"], variables["params"]["backbone"])
     assert equal(found["batch_stats"]["backbone"], variables["batch_stats"]["backbone"])
     assert equal(found["params"]["aspp"], other["params"]["aspp"])
     assert equal(found["params"]["head"], other["params"]["head"])
     with pytest.raises(InputError, match=r"missing: batch_stats/auxiliary/conv/norm/mean"):
-        from_own_names(flatten(plain), target=trained(variables))
+        load_own_names(flatten(plain), target=trained(variables))
 
 
 def test_names_and_shapes_are_torchvisions(state_dict):
@@ -425,19 +426,15 @@ def test_a_fresh_head_for_other_classes(state_dict, variables):
             jax.jit(DeepLabV3(**SMALL | {"num_classes": 7}).init)(jax.random.key(9), jnp.zeros((1, 32, 32, 3)))
         )
     )
-    lines = []
-    found = deeplabv3_from_torch(state_dict, target=target, parts="all_but_head", report=lines.append)
+    found, report = load_deeplabv3(state_dict, target=target, parts="all_but_head")
     assert equal(found["params"]["head"], target["params"]["head"])
     assert equal(found["params"]["backbone"], variables["params"]["backbone"])
     assert equal(found["params"]["conv"], variables["params"]["conv"])
-    assert [line for line in lines if line.startswith("fresh")] == [
-        "fresh    params/head/kernel",
-        "fresh    params/head/bias",
-    ]
-    assert "loaded   backbone.conv1.weight [4, 3, 7, 7] -> params/backbone/stem/kernel" in lines
-    assert "dropped  classifier.4.weight [3, 16, 1, 1]" in lines
-    assert "dropped  aux_classifier.0.weight [16, 64, 3, 3]" in lines
-    assert len(lines) == len(state_dict) + 2
+    assert report.fresh == ("params/head/kernel", "params/head/bias")
+    assert "backbone.conv1.weight [4, 3, 7, 7] -> params/backbone/stem/kernel" in report.loaded
+    assert "classifier.4.weight [3, 16, 1, 1]" in report.dropped
+    assert "aux_classifier.0.weight [16, 64, 3, 3]" in report.dropped
+    assert len(report.lines()) == len(state_dict) + 2
     with pytest.raises(
         InputError, match=r"classifier.4.weight: \(1, 1, 16, 3\) .* where the network has \(1, 1, 16, 7\)"
     ):
@@ -494,4 +491,6 @@ def test_safetensors_in_training(state_dict, variables, tmp_path):
     config.model.update({"name": "deeplabv3", "backbone": "resnet14", "stem_features": 4})
     config.model.init_from = str(tmp_path / "deeplabv3.safetensors")
     model = make_model(config.model, num_classes=3, axis_name=None)
-    assert equal(initial_variables(model, config.model, seed=0), without_auxiliary(trained(variables)))
+    assert equal(
+        load_variables(config.model, target=fresh_variables(model, seed=0))[0], without_auxiliary(trained(variables))
+    )

@@ -1,5 +1,6 @@
 """Scoring image by image: against plain predictions and counts by NumPy."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,9 +16,9 @@ from jaxseg.config import load_config
 from jaxseg.data.prepare import prepare, raw_source
 from jaxseg.data.sources import read_sample
 from jaxseg.errors import InputError
-from jaxseg.evaluate import score_checkpoint
-from jaxseg.inference.per_image import Tally, worst
-from jaxseg.inference.predictor import View
+from jaxseg.inference.evaluation import score_checkpoint
+from jaxseg.inference.options import InferenceOptions
+from jaxseg.inference.per_image import LabeledImage, PerImageScores, worst_images
 from jaxseg.labels import LABELS
 from jaxseg.training import parallel, validation
 from jaxseg.training.peers import restore_peers
@@ -39,7 +40,7 @@ def network(tiny_run):
 
 def test_scores_of_images_add_up_to_those_of_training(tiny_run, network, tmp_path):
     config = load_config(tiny_run)
-    results = score_checkpoint(config, tiny_run, "last", gallery=tmp_path)
+    results = score_checkpoint(config, tiny_run, "last", thumbnails=tmp_path)
     prepared = prepare(config.data)
     peers = parallel.replicate(restore_peers(config, tiny_run, "last")[1])
     eval_step = parallel.compile_eval_step(num_classes=11)
@@ -63,20 +64,24 @@ def test_scores_of_images_add_up_to_those_of_training(tiny_run, network, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "view", [View(), View(resize="none", window_px=32, flip=True), View(scales=(0.5, 1.0), batch=3)]
+    "options",
+    [
+        InferenceOptions(),
+        InferenceOptions(resize="none", window_px=32, flip=True),
+        InferenceOptions(scales=(0.5, 1.0), batch=3),
+    ],
 )
-def test_at_full_resolution_predictions_come_back_to_the_raw_labels(tiny_run, network, view):
+def test_at_full_resolution_predictions_come_back_to_the_raw_labels(tiny_run, network, options):
     config = load_config(tiny_run)
-    results = score_checkpoint(config, tiny_run, "last", view=view, full_resolution=True)
+    results = score_checkpoint(config, tiny_run, "last", options=options, full_resolution=True)
     source = raw_source(config.data)
-    options = {"resize": view.resize, "window_px": view.window_px, "scales": view.scales, "flip": view.flip}
     pairs = []
     for sample in source.samples["val"]:
         image, label = read_sample(source, sample)
         assert label.shape == (40, 48)  # as the files, not 36×36 as prepared
-        pairs.append((label, network.predict(image, **options)))
+        pairs.append((label, network.predict(image, **dataclasses.asdict(options))))
     assert results["peers"]["unet"]["confusion"] == counted(pairs)
-    assert results["protocol"] == f"raw labels, every pixel once; images {view}"
+    assert results["protocol"] == f"raw labels, every pixel once; images {options}"
 
 
 def test_full_resolution_without_raw_files_is_refused(tiny_run):
@@ -100,17 +105,17 @@ def test_boundary_iou_and_the_worst_images_of_hand_made_maps():
     """Road (3) left, sky (0) right in 10×10; the prediction's border is a column further, then all is wrong."""
     label = np.where(np.arange(10) < 5, 3, 0)[None].repeat(10, 0).astype(np.uint8)
     shifted = np.where(np.arange(10) < 6, 3, 0)[None].repeat(10, 0).astype(np.uint8)
-    tally = Tally(LABELS["camvid"], ["unet"])
+    scores = PerImageScores(LABELS["camvid"], ["unet"])
     image = np.zeros((10, 10, 3), np.uint8)
-    tally.add(1, "b", image, label, {"unet": shifted})
-    tally.add(0, "a", image, label, {"unet": np.where(label == 3, 0, 3).astype(np.uint8)})
-    tally.add(2, "c", image, np.full((10, 10), 255, np.uint8), {"unet": label})
-    results = {"reported_peer": "unet"} | tally.results()
+    scores.update(LabeledImage(1, "b", image, label), {"unet": shifted})
+    scores.update(LabeledImage(0, "a", image, label), {"unet": np.where(label == 3, 0, 3).astype(np.uint8)})
+    scores.update(LabeledImage(2, "c", image, np.full((10, 10), 255, np.uint8)), {"unet": label})
+    results = {"reported_peer": "unet"} | scores.results()
     assert [image["id"] for image in results["images"]] == ["a", "b", "c"]
     assert results["peers"]["unet"]["images"][2]["mean_iou"] is None
     # b: road 50 of 60 pixels, sky 40 of 50
     assert results["peers"]["unet"]["images"][1]["mean_iou"] == pytest.approx((50 / 60 + 40 / 50) / 2)
-    assert worst(results, 2) == [("a", 0.0), ("b", pytest.approx((50 / 60 + 40 / 50) / 2))]
+    assert worst_images(results, 2) == [("a", 0.0), ("b", pytest.approx((50 / 60 + 40 / 50) / 2))]
     # Bands are 1 pixel wide (2 % of 14). b: of road, the truth's band is the rim and column 4 (5 + 5 + 8 + 8 = 26 pixels), the
     # prediction's the rim and column 5 (28), and both have 10 of the left end and 4 + 4 of top and bottom, columns 1 to 4.
     # a: nothing is right; the bands are 26 and 26 pixels of each class. c is void.

@@ -1,5 +1,6 @@
 """Every format read back by its own program; what is damaged between writing and reading is refused."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -16,14 +17,15 @@ import pytest
 
 from jaxseg import export
 from jaxseg.config import default, use_mutual_learning
-from jaxseg.errors import InputError
-from jaxseg.export import RefusedError, predictor, prepare, write
-from jaxseg.models.factory import make_model
-from jaxseg.models.torch_weights import flatten, from_own_names, shapes_of
+from jaxseg.errors import InputError, ResourceError
+from jaxseg.inference import export_formats
+from jaxseg.inference.export_check import logit_differences, write_verified
+from jaxseg.inference.export_formats import RefusedError, inference_fn, make_export
+from jaxseg.models.factory import load_variables, make_model
+from jaxseg.models.torch_weights import flatten, load_own_names, shapes_of, unet_to_torch
 from jaxseg.models.weights_io import read_state_dict
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
-from jaxseg.training.peers import first_variables
 from jaxseg.training.state import create_peer
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +65,7 @@ def random_variables(config) -> dict:
         else:
             drawn = rng.normal(0, np.sqrt(2 / np.prod(array.shape[:-1])) if kind == "kernel" else 0.1, array.shape)
         arrays[name] = drawn.astype(np.float32)
-    return from_own_names(arrays, target=fresh)
+    return load_own_names(arrays, target=fresh)[0]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -79,9 +81,9 @@ def unet():
     return config, random_variables(config)
 
 
-def made(network, format: str, **options) -> export.Export:
+def made(network, format: str, **options) -> export_formats.Export:
     config, variables = network
-    return prepare(config, variables, peer="unet", step=7, format=format, **options)
+    return make_export(config, variables, peer="unet", step=7, format=format, **options)
 
 
 def image_of(*shape: int) -> np.ndarray:
@@ -92,7 +94,7 @@ def test_stablehlo_takes_every_batch_and_size_on_three_platforms(network, tmp_pa
     """Read by JAX alone; other batches and sizes than the check's own. What it computes is what the network, normalised
     by hand, computes."""
     config, variables = network
-    written = write(made(network, "stablehlo"), tmp_path / "net.stablehlo")
+    written = write_verified(made(network, "stablehlo"), tmp_path / "net.stablehlo")
     program = jax.export.deserialize(bytearray((tmp_path / "net.stablehlo").read_bytes()))
     assert program.platforms == ("cpu", "cuda", "tpu")
     assert "f64" not in program.mlir_module()
@@ -113,7 +115,7 @@ def test_stablehlo_takes_every_batch_and_size_on_three_platforms(network, tmp_pa
 
 def test_the_json_says_what_the_file_is(network, tmp_path):
     config, _ = network
-    content = write(made(network, "safetensors"), tmp_path / "net.safetensors")
+    content = write_verified(made(network, "safetensors"), tmp_path / "net.safetensors")
     assert content | {"classes": None} == json.loads((tmp_path / "net.safetensors.json").read_text()) | {
         "classes": None
     }
@@ -140,7 +142,7 @@ def flip_one_weight(variables):
     arrays = {name: np.array(array) for name, array in flatten(variables).items()}
     first = next(name for name in ("params/encoder1/conv1/kernel", "params/backbone/stem/kernel") if name in arrays)
     arrays[first][1, 1, 0, 0] *= -1
-    return from_own_names(arrays, target=variables)
+    return load_own_names(arrays, target=variables)[0]
 
 
 @pytest.mark.parametrize(
@@ -154,15 +156,15 @@ def flip_one_weight(variables):
 )
 def test_one_flipped_weight_is_refused(unet, tmp_path, monkeypatch, format, says):
     """And what was there before stays."""
-    right = export.WRITE[format]
+    right = export_formats.WRITE[format]
     wrong = flip_one_weight(unet[1])
     monkeypatch.setitem(
-        export.WRITE, format, lambda self, path: right(export.dataclasses.replace(self, variables=wrong), path)
+        export_formats.WRITE, format, lambda self, path: right(dataclasses.replace(self, variables=wrong), path)
     )
     output = tmp_path / "net"
     output.write_text("an earlier file")
     with pytest.raises(RefusedError, match=says):
-        write(made(unet, format, size_px=(32, 48) if format == "onnx" else None), output)
+        write_verified(made(unet, format, size_px=(32, 48) if format == "onnx" else None), output)
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
     assert output.read_text() == "an earlier file"
 
@@ -172,16 +174,16 @@ def test_logits_that_are_not_numbers_are_refused(unet, tmp_path):
     config, variables = unet
     broken = jax.tree.map(lambda x: np.full_like(x, np.nan), variables)
     with pytest.raises(RefusedError, match="logits differ by up to nan"):
-        write(made((config, broken), "stablehlo"), tmp_path / "net.stablehlo")
+        write_verified(made((config, broken), "stablehlo"), tmp_path / "net.stablehlo")
     with pytest.raises(InputError, match="values that are not finite"):
-        write(made((config, broken), "safetensors"), tmp_path / "net.safetensors")
+        write_verified(made((config, broken), "safetensors"), tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_one_wrong_pixel_is_found(unet):
     """Differences by hand: 0.5 added to one logit of one pixel, which becomes its largest."""
     exported = made(unet, "stablehlo")
-    own = predictor(exported.model, exported.variables)
+    own = inference_fn(exported.model, exported.variables)
 
     def predict(image):
         logits = np.array(own(image))
@@ -189,7 +191,7 @@ def test_one_wrong_pixel_is_found(unet):
             logits[0, 3, 4, 5] = logits[0, 3, 4].max() + 0.5
         return logits
 
-    found = export.differences(exported, predict)
+    found = logit_differences(exported, predict)
     pixels = 2 * 64 * 96 + 80 * 48
     image = np.random.default_rng(0)
     images = [image.random((2, 64, 96, 3), np.float32), image.random((1, 80, 48, 3), np.float32)]
@@ -200,13 +202,13 @@ def test_one_wrong_pixel_is_found(unet):
     spread = np.concatenate([np.asarray(own(i)).ravel() for i in images]).std()
     assert found["max_difference_over_std"] == pytest.approx(found["max_difference"] / spread, rel=1e-5)
     with pytest.raises(RefusedError, match=r"logits are float32\[2, 64, 96, 3\], not float32\[2, 64, 96, 11\]"):
-        export.differences(exported, lambda image: image)
+        logit_differences(exported, lambda image: image)
 
 
 def test_bfloat16_is_exported_as_it_computes(unet, tmp_path):
     config = unet[0].copy_and_resolve_references()
     config.model.dtype = "bfloat16"
-    verified = write(made((config, unet[1]), "stablehlo"), tmp_path / "net.stablehlo")["verified"]
+    verified = write_verified(made((config, unet[1]), "stablehlo"), tmp_path / "net.stablehlo")["verified"]
     assert verified["tolerance_over_std"] == 0.2
     program = jax.export.deserialize(bytearray((tmp_path / "net.stablehlo").read_bytes()))
     assert "bf16" in program.mlir_module()
@@ -238,8 +240,7 @@ def test_a_start_from_safetensors_is_the_run_bit_for_bit(unet, run, monkeypatch,
     assert "logits differ by at most 0.0e+00" in said
     again = config.copy_and_resolve_references()
     again.model.init_from = str(run / "export/unet-7.safetensors")
-    model = make_model(again.model, num_classes=11, axis_name=None)
-    started = first_variables(model, again.model, seed=5, report=None)
+    started, _ = load_variables(again.model, target=variables)
     assert flatten(started).keys() == flatten(variables).keys()
     for name, array in flatten(variables).items():
         assert np.array_equal(flatten(started)[name], array), name
@@ -262,7 +263,7 @@ def test_pytorch_loads_its_weights_strictly_and_computes_the_same(network, tmp_p
 
     config, _ = network
     exported, output = made(network, "torch", suffix=suffix), tmp_path / f"net{suffix}"
-    content = write(exported, output)
+    content = write_verified(exported, output)
     loaders = {
         ".safetensors": load_file,
         ".npz": lambda path: {k: torch.from_numpy(v) for k, v in np.load(path).items()},
@@ -280,7 +281,7 @@ def test_pytorch_loads_its_weights_strictly_and_computes_the_same(network, tmp_p
     mean, std = (np.array(content["normalize"][key], np.float32) for key in ("mean", "std"))
     with torch.no_grad():
         logits = theirs(torch.from_numpy((image - mean) / std).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
-    expected = np.asarray(predictor(exported.model, exported.variables)(image))
+    expected = np.asarray(inference_fn(exported.model, exported.variables)(image))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5 * float(expected.std()))
     assert content["normalize"]["by"] == ("the user" if config.model.normalize == "imagenet" else "the network")
 
@@ -288,7 +289,7 @@ def test_pytorch_loads_its_weights_strictly_and_computes_the_same(network, tmp_p
 def test_pytorchs_names_without_pytorch(network, tmp_path, monkeypatch):
     """Written and verified where PyTorch is not there; its counters are there for strict loading."""
     monkeypatch.setitem(sys.modules, "torch", None)
-    write(made(network, "torch"), tmp_path / "net.safetensors")
+    write_verified(made(network, "torch"), tmp_path / "net.safetensors")
     names = read_state_dict(tmp_path / "net.safetensors").keys()
     first = "encoder1.enc1norm1" if network[0].model.name == "unet" else "backbone.bn1"
     assert {f"{first}.{kind}" for kind in ("weight", "bias", "running_mean", "num_batches_tracked")} <= names
@@ -307,7 +308,7 @@ def test_pytorchs_names_without_pytorch(network, tmp_path, monkeypatch):
 def test_which_network_of_pytorch_takes_the_weights_is_said(monkeypatch, name, says):
     monkeypatch.setitem(MODELS, "torchvision's", {"name": "deeplabv3", "auxiliary": True, "normalize": "imagenet"})
     config = config_of(name)
-    network, images = export.hints(prepare(config, {}, peer="unet", step=None, format="torch"), Path("x.npz"))
+    network, images = export.hints(make_export(config, {}, peer="unet", step=None, format="torch"), Path("x.npz"))
     assert says in network
     assert ("must be normalised by you: (image - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]" in images) == (
         config.model.normalize == "imagenet"
@@ -324,7 +325,7 @@ def test_onnx_runtime_computes_the_same(network, tmp_path):
     import onnxruntime
 
     exported = made(network, "onnx", size_px=(32, 48))
-    content = write(exported, tmp_path / "net.onnx")
+    content = write_verified(exported, tmp_path / "net.onnx")
     assert content["verified"]["images"] == [[2, 32, 48, 3], [1, 32, 48, 3]]
     model = onnx.load(tmp_path / "net.onnx")
     onnx.checker.check_model(model)
@@ -334,7 +335,7 @@ def test_onnx_runtime_computes_the_same(network, tmp_path):
     assert session.get_inputs()[0].shape[1:] == [32, 48, 3]
     image = image_of(5, 32, 48)
     logits = session.run(["logits"], {"image": image})[0]
-    expected = np.asarray(predictor(exported.model, exported.variables)(image))
+    expected = np.asarray(inference_fn(exported.model, exported.variables)(image))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5 * float(expected.std()))
 
 
@@ -373,9 +374,11 @@ def test_sizes_that_cannot_be(unet, text):
 def test_a_damaged_file_is_refused_with_a_status(unet, run, monkeypatch, capsys):
     config, variables = unet
     wrong = flip_one_weight(variables)
-    right = export.write_stablehlo
-    replace = export.dataclasses.replace
-    monkeypatch.setitem(export.WRITE, "stablehlo", lambda self, path: right(replace(self, variables=wrong), path))
+    right = export_formats.write_stablehlo
+    replace = dataclasses.replace
+    monkeypatch.setitem(
+        export_formats.WRITE, "stablehlo", lambda self, path: right(replace(self, variables=wrong), path)
+    )
     assert in_process(monkeypatch, config, workdir=str(run), format="stablehlo") == 1
     said = capsys.readouterr()
     assert said.err.startswith(f"refused: {run}/export/unet-7.stablehlo: logits differ by up to")
@@ -410,19 +413,19 @@ def test_a_file_that_cannot_be_written_is_a_sentence(unet, tmp_path, monkeypatch
         path.write_bytes(b"half")
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setitem(export.WRITE, "safetensors", full)
-    with pytest.raises(export.ResourceError, match=r"net.safetensors: cannot be written \(No space left on device\)"):
-        write(made(unet, "safetensors"), tmp_path / "net.safetensors")
+    monkeypatch.setitem(export_formats.WRITE, "safetensors", full)
+    with pytest.raises(ResourceError, match=r"net.safetensors: cannot be written \(No space left on device\)"):
+        write_verified(made(unet, "safetensors"), tmp_path / "net.safetensors")
     monkeypatch.undo()
     with pytest.raises(InputError, match=r"net.safetensors: cannot be written \(No such file or directory\)"):
-        write(made(unet, "safetensors"), tmp_path / "gone" / "net.safetensors")
+        write_verified(made(unet, "safetensors"), tmp_path / "gone" / "net.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_public_command(unet, tmp_path):
     """From a file of weights, without a run; and its refusal of a folder that cannot be made, with status 2."""
     weights = tmp_path / "weights.npz"
-    np.savez(weights, **export.unet_to_torch(unet[1]))
+    np.savez(weights, **unet_to_torch(unet[1]))
     output = tmp_path / "out" / "net.safetensors"
     command = [sys.executable, "-m", "jaxseg.export", "--config=configs/unet_camvid.py", "--config.model.features=2"]
     command += [f"--config.model.init_from={weights}", "--format=safetensors"]

@@ -12,7 +12,9 @@ import jaxseg
 from jaxseg.config import default, load_config
 from jaxseg.errors import InputError
 from jaxseg.inference import predictor
-from jaxseg.inference.predictor import Network, View, scored
+from jaxseg.inference.options import InferenceOptions
+from jaxseg.inference.predictor import Predictor, predict_scores
+from jaxseg.inference.tiling import window_starts
 from jaxseg.labels import LABELS
 from jaxseg.ops import resize_bilinear
 from jaxseg.training import parallel
@@ -37,8 +39,9 @@ def of_pixels(function, *, multiple_px=1, activation="softmax", resize="none"):
     config = default()
     config.data.update({"resize": resize, "size_px": 32})
     forward = jax.pmap(lambda _, image: function(image), axis_name=parallel.AXIS)
+    labels = jax.pmap(lambda _, image: function(image).argmax(-1).astype(np.uint8), axis_name=parallel.AXIS)
     peer = parallel.replicate({"nothing": np.zeros(1, np.float32)})
-    return Network("made-up", 0, peer, forward, LABELS["camvid"], config.data, multiple_px, activation)
+    return Predictor("made-up", 0, peer, forward, labels, LABELS["camvid"], config.data, multiple_px, activation)
 
 
 MATRIX = np.random.default_rng(1).standard_normal((3, 11)).astype(np.float32)
@@ -75,7 +78,7 @@ def test_in_one_piece_is_one_pass_over_the_padded_image(network, tiny_run, hw):
 def test_as_in_training_images_are_resized_there_and_logits_back(network):
     image = picture(50, 75)
     small = np.asarray(Image.fromarray(image).resize((36, 36), Image.Resampling.BILINEAR))  # square, 36 pixels
-    logits = next(scored(network, [small], view=View(resize="none")))
+    logits = next(predict_scores(network, [small], options=InferenceOptions(resize="none")))
     back = np.asarray(resize_bilinear(logits[None], (50, 75)))[0]
     assert (network.predict(image) == back.argmax(-1)).all()
 
@@ -83,21 +86,19 @@ def test_as_in_training_images_are_resized_there_and_logits_back(network):
 def test_scores_are_resized_as_pytorch_does():
     logits = RNG.standard_normal((7, 9, 4)).astype(np.float32)
     for hw in ((7, 9), (20, 31), (3, 4)):
-        expected = np.asarray(resize_bilinear(logits[None], hw))[
-            0
-        ]  # held to PyTorch's interpolate by tests/test_deeplabv3.py
-        np.testing.assert_allclose(predictor.resize_scores(logits, hw), expected, atol=1e-6)
+        expected = resize_bilinear(jnp.asarray(logits)[None], hw)[0]  # which test_deeplabv3 holds to PyTorch's
+        np.testing.assert_allclose(resize_bilinear(logits, hw), expected, atol=1e-6)
 
 
 def test_windows_cover_every_pixel_evenly():
     # hand counts: side 4 and overlap ½ step by at most 2
-    assert predictor.window_starts(4, 4, 0.5) == [0]
-    assert predictor.window_starts(8, 4, 0.5) == [0, 2, 4]
-    assert predictor.window_starts(9, 4, 0.5) == [0, 2, 3, 5]
-    assert predictor.window_starts(8, 4, 0.0) == [0, 4]
-    assert predictor.window_starts(9, 4, 0.0) == [0, 2, 5]
+    assert window_starts(4, 4, 0.5) == [0]
+    assert window_starts(8, 4, 0.5) == [0, 2, 4]
+    assert window_starts(9, 4, 0.5) == [0, 2, 3, 5]
+    assert window_starts(8, 4, 0.0) == [0, 4]
+    assert window_starts(9, 4, 0.0) == [0, 2, 5]
     for length, side, overlap in itertools.product((16, 33, 100), (16,), (0, 0.3, 0.75)):
-        starts = predictor.window_starts(length, side, overlap)
+        starts = window_starts(length, side, overlap)
         assert starts[0] == 0
         assert starts[-1] == length - side
         assert max(np.diff(starts), default=0) <= side * (1 - overlap)
@@ -106,13 +107,17 @@ def test_windows_cover_every_pixel_evenly():
 @pytest.mark.parametrize("hw", [(40, 50), (16, 16), (9, 21)])
 def test_windows_of_a_pixelwise_network_change_nothing(hw):
     image = picture(*hw)
-    logits = next(scored(of_pixels(plain), [image], view=View(resize="none", window_px=16, overlap=0.4)))
+    logits = next(
+        predict_scores(of_pixels(plain), [image], options=InferenceOptions(resize="none", window_px=16, overlap=0.4))
+    )
     np.testing.assert_allclose(logits, np.asarray(plain(image[None] / np.float32(255)))[0], atol=1e-5)
 
 
 def test_overlapping_windows_are_blended_by_how_deep_a_pixel_lies_in_them():
     image, side = picture(24, 40), 16
-    got = next(scored(of_pixels(tilted), [image], view=View(resize="none", window_px=side, overlap=0.5)))
+    got = next(
+        predict_scores(of_pixels(tilted), [image], options=InferenceOptions(resize="none", window_px=side, overlap=0.5))
+    )
     depth = np.array([min(i + 1, side - i) for i in range(side)], np.float64)
     total, weights = np.zeros((24, 40, 11)), np.zeros((24, 40, 1))
     for top, left in itertools.product((0, 8), (0, 8, 16, 24)):
@@ -155,8 +160,8 @@ def test_many_images_are_batched_in_order_and_compiled_once_a_shape():
         return plain(image)
 
     images = [picture(20, 30), picture(16, 16), picture(20, 30), picture(17, 31), picture(20, 30)]
-    view = View(resize="none", batch=3)
-    got = list(scored(of_pixels(forward, multiple_px=16), images, view=view))
+    options = InferenceOptions(resize="none", batch=3)
+    got = list(predict_scores(of_pixels(forward, multiple_px=16), images, options=options))
     assert [logits.shape[:2] for logits in got] == [(20, 30), (16, 16), (20, 30), (17, 31), (20, 30)]
     for image, logits in zip(images, got, strict=True):
         np.testing.assert_allclose(logits, np.asarray(plain(image[None] / np.float32(255)))[0], atol=1e-6)
@@ -228,7 +233,7 @@ def test_what_is_no_image_is_refused(image, message):
 
 
 def test_networks_show_themselves_in_a_line(network):
-    assert repr(network) == "Network('unet', step 0, 11 classes)"
+    assert repr(network) == "Predictor('unet', step 0, 11 classes)"
     image = picture(36, 36)
     assert (network.predict(image, scales=1.5) == network.predict(image, scales=(1.5,))).all()
     assert jaxseg.InputError is InputError

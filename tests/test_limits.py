@@ -15,7 +15,7 @@ from jaxseg.data import pipeline
 from jaxseg.errors import InputError, NonFiniteError, ResourceError
 from jaxseg.training import checkpoint, parallel
 from jaxseg.training.failures import failures_as_errors
-from jaxseg.training.logger import Log
+from jaxseg.training.logger import Logger
 from jaxseg.training.loop import train_and_evaluate
 from jaxseg.training.state import TrainState
 from jaxseg.training.step import skip_where_not_finite
@@ -38,7 +38,7 @@ def largest_file(bytes_: int):
 @pytest.fixture
 def disk(monkeypatch):
     """disk["full"]: the steps whose checkpoints find no room."""
-    disk, save, add = {"full": ()}, checkpoint.save, Log.add
+    disk, save, add = {"full": ()}, checkpoint.save, Logger.add
 
     def save_and_wait(manager, *arguments, say):
         with largest_file(50_000) if disk["now"] in disk["full"] else contextlib.nullcontext():
@@ -50,7 +50,7 @@ def disk(monkeypatch):
         add(log, step, measurements)
 
     monkeypatch.setattr(checkpoint, "save", save_and_wait)
-    monkeypatch.setattr(Log, "add", add_and_note)
+    monkeypatch.setattr(Logger, "add", add_and_note)
     return disk
 
 
@@ -84,7 +84,7 @@ def test_a_log_that_finds_no_room_stops_the_run(tiny, tmp_path, monkeypatch):
     def write(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Log, "evaluated", write)
+    monkeypatch.setattr(Logger, "evaluated", write)
     with pytest.raises(ResourceError, match=r"no room on a disk \(.*No space left on device\).*run and .* Make room"):
         train_and_evaluate(tiny, tmp_path / "run")
 

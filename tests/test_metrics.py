@@ -97,7 +97,10 @@ def test_boundary_regions_are_what_erosion_takes_away():
             inside = ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=near)
             bands.append((mask & ~inside)[1:-1, 1:-1])
         expected[:, c] = (bands[0] & bands[1]).sum(), (bands[0] | bands[1]).sum()
-    assert boundary_counts(prediction.astype(np.uint8), label.astype(np.uint8), 3).tolist() == expected.tolist()
+    assert (
+        boundary_counts(prediction.astype(np.uint8), label.astype(np.uint8), np.ones(label.shape, bool), 3).tolist()
+        == expected.tolist()
+    )
 
 
 def test_void_makes_no_boundary_and_is_not_counted():
@@ -105,7 +108,7 @@ def test_void_makes_no_boundary_and_is_not_counted():
     label[10:20, 10:20] = 255
     inner = np.zeros((2, 2), int)
     inner[:, 1] = 40 * 40 - 38 * 38  # d = 1: the image's rim alone
-    assert boundary_counts(np.ones_like(label), label, 2).tolist() == inner.tolist()
+    assert boundary_counts(np.ones_like(label), label, label != 255, 2).tolist() == inner.tolist()
     wrong = np.ones_like(label)
     wrong[12:18, 12:18] = 0  # deep in the void, its boundary too
-    assert boundary_counts(wrong, label, 2).tolist() == inner.tolist()
+    assert boundary_counts(wrong, label, label != 255, 2).tolist() == inner.tolist()

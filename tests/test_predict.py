@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg import predict
 from jaxseg.errors import InputError
-from jaxseg.inference.predictor import View
+from jaxseg.inference import folder as folder_module
+from jaxseg.inference.folder import find_images, output_names, predict_images, write_prediction
+from jaxseg.inference.options import InferenceOptions
 from jaxseg.labels import LABELS
 from jaxseg.models.torch_weights import unet_tensor_maps
-from jaxseg.predict import find_pictures, names_of, predict_all, write_prediction
 from jaxseg.training.parallel import unreplicate
 
 RNG = np.random.default_rng(3)
@@ -50,31 +50,31 @@ def pictures(tmp_path):
 def test_folders_patterns_and_files_are_found_once(pictures, tmp_path):
     folder, _ = pictures
     everything = ["a.png", "b.png", "broken.png", "sub/c.png"]
-    found = find_pictures([str(folder)], output=tmp_path / "out")
+    found = find_images([str(folder)], output=tmp_path / "out")
     assert [str(p.relative_to(folder)) for p in found] == everything
-    found = find_pictures([str(folder / "b.png"), str(folder / "?.png"), str(folder)], output=tmp_path / "out")
+    found = find_images([str(folder / "b.png"), str(folder / "?.png"), str(folder)], output=tmp_path / "out")
     assert [str(p.relative_to(folder)) for p in found] == ["b.png", "a.png", "broken.png", "sub/c.png"]
-    found = find_pictures([str(folder / "**/c.*")], output=tmp_path / "out")
+    found = find_images([str(folder / "**/c.*")], output=tmp_path / "out")
     assert [str(p.relative_to(folder)) for p in found] == ["sub/c.png"]
     # results of an earlier run in a folder below are no pictures
-    found = find_pictures([str(folder)], output=folder / "sub")
+    found = find_images([str(folder)], output=folder / "sub")
     assert [str(p.relative_to(folder)) for p in found] == everything[:3]
     (folder / "sub/predictions.json").write_text("{}")
-    found = find_pictures([str(folder)], output=tmp_path / "out")
+    found = find_images([str(folder)], output=tmp_path / "out")
     assert [str(p.relative_to(folder)) for p in found] == everything[:3]
-    assert [p.name for p in find_pictures([str(folder / "notes.txt")], output=tmp_path / "out")] == ["notes.txt"]
+    assert [p.name for p in find_images([str(folder / "notes.txt")], output=tmp_path / "out")] == ["notes.txt"]
 
 
 def test_what_names_nothing_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: holds no picture \(.png, .jpg"):
-        find_pictures([str(tmp_path / "empty")], output=tmp_path / "out")
+        find_images([str(tmp_path / "empty")], output=tmp_path / "out")
     with pytest.raises(
         InputError, match=r"x\*.png: there is no such file; expected images, folders of them, or a pattern"
     ):
-        find_pictures([str(tmp_path / "x*.png")], output=tmp_path / "out")
+        find_images([str(tmp_path / "x*.png")], output=tmp_path / "out")
     with pytest.raises(InputError, match="no picture was named"):
-        find_pictures([], output=tmp_path / "out")
+        find_images([], output=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -89,15 +89,15 @@ def test_what_names_nothing_is_refused(tmp_path):
     ],
 )
 def test_no_two_pictures_share_a_name(paths, names):
-    assert [str(name) for name in names_of([Path(p) for p in paths])] == names
+    assert [str(name) for name in output_names([Path(p) for p in paths])] == names
 
 
 def test_every_picture_gets_its_files_and_a_broken_one_is_told(network, pictures, tmp_path, capsys):
     folder, images = pictures
-    paths = find_pictures([str(folder)], output=tmp_path / "out")
-    view = View(flip=True, batch=4)
+    paths = find_images([str(folder)], output=tmp_path / "out")
+    options = InferenceOptions(flip=True, batch=4)
     (tmp_path / "out").mkdir()
-    done, failed = predict_all(network, paths, tmp_path / "out", {"step": 0}, view=view, probabilities=True)
+    done, failed = predict_images(network, paths, tmp_path / "out", {"step": 0}, options=options, probabilities=True)
     assert set(done) == {str(folder / name) for name in images}
     assert list(failed) == [str(folder / "broken.png")]
     assert "broken.png: not a complete image" in capsys.readouterr().err
@@ -122,7 +122,8 @@ def test_every_picture_gets_its_files_and_a_broken_one_is_told(network, pictures
 
 def test_what_an_interruption_leaves_is_whole_and_listed(network, pictures, tmp_path, monkeypatch):
     folder, images = pictures
-    write, written = predict.write_prediction, []
+    write = folder_module.write_prediction
+    written = []
 
     def interrupted(*arguments, **options):
         if written:
@@ -130,11 +131,11 @@ def test_what_an_interruption_leaves_is_whole_and_listed(network, pictures, tmp_
         written.append(write(*arguments, **options))
         return written[-1]
 
-    monkeypatch.setattr(predict, "write_prediction", interrupted)
+    monkeypatch.setattr(folder_module, "write_prediction", interrupted)
     paths = [folder / name for name in images]
     (tmp_path / "out").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        predict_all(network, paths, tmp_path / "out", {"step": 0}, view=View(), probabilities=False)
+        predict_images(network, paths, tmp_path / "out", {"step": 0}, options=InferenceOptions(), probabilities=False)
     said = json.loads((tmp_path / "out/predictions.json").read_text())
     assert list(said["pictures"].values()) == written
     files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))

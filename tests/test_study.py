@@ -14,7 +14,7 @@ import pytest
 import jaxseg
 from jaxseg.config import load_config
 from jaxseg.errors import InputError
-from jaxseg.evaluate import score_checkpoint
+from jaxseg.inference.evaluation import score_checkpoint
 from jaxseg.metrics import confusion_matrix
 from jaxseg.studies import runner
 from jaxseg.studies.estimate import DEVICES, abstract_peers, estimate

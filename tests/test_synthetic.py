@@ -56,14 +56,15 @@ def test_color_alone_does_not_solve_it(scenes):
 
 
 def test_interrupted_rendering_leaves_no_data_set(tmp_path):
-    def stop_at_3(numbers):
-        for n in numbers:
-            if n == 3:
-                raise KeyboardInterrupt
-            yield n
+    done = []
+
+    def stop_after_3(count):
+        done.append(count)
+        if len(done) == 3:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_scenes(tmp_path / "scenes", 6, progress=stop_at_3)
+        write_scenes(tmp_path / "scenes", 6, progress=stop_after_3)
     assert not (tmp_path / "scenes").exists()
     write_scenes(tmp_path / "scenes", 6)
     assert len(list((tmp_path / "scenes").rglob("*.png"))) == 12

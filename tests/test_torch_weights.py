@@ -10,8 +10,8 @@ import pytest
 from jaxseg.config import default
 from jaxseg.errors import InputError
 from jaxseg.models import UNet
-from jaxseg.models.factory import initial_variables, make_model
-from jaxseg.models.torch_weights import flatten, from_own_names, unet_from_torch, unet_tensor_maps, unet_to_torch
+from jaxseg.models.factory import fresh_variables, load_variables, make_model
+from jaxseg.models.torch_weights import flatten, load_own_names, unet_from_torch, unet_tensor_maps, unet_to_torch
 from jaxseg.models.weights_io import read_state_dict, write_state_dict
 
 
@@ -107,28 +107,28 @@ def test_own_names(variables, tmp_path):
     write_state_dict(tmp_path / "own.safetensors", arrays, suffix=".safetensors")
     config = default()
     config.model.update({"features": 4, "init_from": str(tmp_path / "own.safetensors")})
-    model, lines = make_model(config.model, num_classes=3, axis_name=None), []
-    assert equal(initial_variables(model, config.model, seed=0, report=lines.append), variables)
-    assert "loaded   params/head/bias [3] -> params/head/bias" in lines
-    assert len(lines) == len(arrays)
+    found, report = load_variables(config.model, target=variables)
+    assert equal(found, variables)
+    assert "params/head/bias [3] -> params/head/bias" in report.loaded
+    assert (len(report.loaded), report.fresh, report.dropped) == (len(arrays), (), ())
 
 
 def test_own_names_in_parts_and_their_mistakes(variables):
     other = jax.device_get(UNet(5, 4).init(jax.random.key(2), jnp.zeros((1, 16, 16, 3))))
     arrays = flatten(variables)
-    found = from_own_names(arrays, target=other, parts="all_but_head")
+    found = load_own_names(arrays, target=other, parts="all_but_head")[0]
     assert equal(found["params"]["head"], other["params"]["head"])
     assert equal(found["params"]["decoder1"], variables["params"]["decoder1"])
     with pytest.raises(InputError, match=r"params/head/kernel: \(1, 1, 4, 3\) .* where the network has \(1, 1, 4, 5\)"):
-        from_own_names(arrays, target=other)
+        load_own_names(arrays, target=other)
     renamed = arrays | {"params/extra": np.zeros(1)}
     del renamed["params/upconv1/bias"]
     with pytest.raises(
         InputError, match=r"not those of this network: missing: params/upconv1/bias; left over: params/extra"
     ):
-        from_own_names(renamed, target=variables)
+        load_own_names(renamed, target=variables)
     with pytest.raises(InputError, match="parts='backbone'; expected all or all_but_head"):
-        from_own_names(arrays, target=variables, parts="backbone")
+        load_own_names(arrays, target=variables, parts="backbone")
 
 
 def test_leftover_and_missing_tensors_are_named(state_dict):
@@ -153,7 +153,7 @@ def test_init_from_a_numpy_archive(state_dict, variables, tmp_path):
     config = default()
     config.model.update({"features": 4, "init_from": str(tmp_path / "weights.npz")})
     model = make_model(config.model, num_classes=3, axis_name=None)
-    assert equal(initial_variables(model, config.model, seed=0), variables)
+    assert equal(load_variables(config.model, target=fresh_variables(model, seed=0))[0], variables)
 
 
 def test_safetensors(state_dict, tmp_path):

@@ -15,12 +15,12 @@ from jaxseg.config import add_peer, load_config
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
 from jaxseg.errors import InputError, NonFiniteError, StoppedError
-from jaxseg.evaluate import score_checkpoint
+from jaxseg.inference.evaluation import score_checkpoint
 from jaxseg.training import checkpoint
-from jaxseg.training.logger import Log
+from jaxseg.training.logger import Logger
 from jaxseg.training.loop import train_and_evaluate
 from jaxseg.training.peers import create_peers
-from jaxseg.training.preemption import Stop
+from jaxseg.training.preemption import PreemptionListener
 from jaxseg.training.workdir import lock_workdir
 
 
@@ -97,7 +97,7 @@ def test_steps_after_the_last_checkpoint_are_logged_once(tiny, tmp_path):
 def test_a_signal_saves_the_step_and_the_run_goes_on_the_same(tiny, tmp_path, monkeypatch, number, step):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     train_and_evaluate(tiny, tmp_path / "whole")
-    add = Log.add
+    add = Logger.add
 
     def add_and_kill(log, now, measurements):
         add(log, now, measurements)
@@ -105,7 +105,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_the_same(tiny, tmp_path, mo
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Log, "add", add_and_kill)
+        patched.setattr(Logger, "add", add_and_kill)
         with pytest.raises(StoppedError, match=f"step {step} is saved") as caught:
             train_and_evaluate(tiny, tmp_path / "run")
     assert caught.value.status == 128 + number
@@ -121,10 +121,10 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_the_same(tiny, tmp_path, mo
 def test_the_second_signal_is_not_waited_for():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     try:
-        with Stop() as stop:
+        with PreemptionListener() as preemption:
             signal.raise_signal(signal.SIGINT)
-            assert stop.asked(1)
-            assert stop.signal == signal.SIGINT
+            assert preemption.requested(1)
+            assert preemption.signal == signal.SIGINT
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
     finally:

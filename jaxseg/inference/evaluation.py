@@ -22,7 +22,7 @@ from jaxseg.data.sources import read_sample
 from jaxseg.errors import InputError
 from jaxseg.files import parallel_map
 from jaxseg.inference.options import InferenceOptions
-from jaxseg.inference.per_image import PerImageScores, Sample
+from jaxseg.inference.per_image import LabeledImage, PerImageScores
 from jaxseg.inference.predictor import Predictor, load_predictors, predict_labels
 from jaxseg.provenance import provenance
 from jaxseg.training.validation import check_pixel_count, size_multiple_px
@@ -98,8 +98,8 @@ def training_protocol(config: ConfigDict) -> str:
 
 
 def predicted_samples(
-    predictors: list[Predictor], samples: Iterable[Sample], options: InferenceOptions
-) -> Iterator[tuple[Sample, dict[str, np.ndarray]]]:
+    predictors: list[Predictor], samples: Iterable[LabeledImage], options: InferenceOptions
+) -> Iterator[tuple[LabeledImage, dict[str, np.ndarray]]]:
     """Every sample with what each network predicts, uint8 [h, w], at the label's size."""
     for chunk in itertools.batched(samples, options.batch):
         images = [sample.image for sample in chunk]
@@ -108,7 +108,7 @@ def predicted_samples(
             yield sample, {name: next(predicted) for name, predicted in labels.items()}
 
 
-def crop_samples(prepared: Prepared, config: ConfigDict) -> Iterator[Sample]:
+def crop_samples(prepared: Prepared, config: ConfigDict) -> Iterator[LabeledImage]:
     """What the run's own scoring sees: the records through `config.eval.view`, pass after pass."""
     ids = [record["id"].decode() for record in prepared.records("val")]
     numbers = alphabetical_places(ids)
@@ -117,18 +117,20 @@ def crop_samples(prepared: Prepared, config: ConfigDict) -> Iterator[Sample]:
     for position in range(len(ids) * config.eval.passes):
         crop, i = divmod(position, len(ids))
         image, label = crops[position]
-        yield Sample(numbers[i] + crop * len(ids), ids[i] + (f", crop {crop + 1}" if several else ""), image, label)
+        yield LabeledImage(
+            numbers[i] + crop * len(ids), ids[i] + (f", crop {crop + 1}" if several else ""), image, label
+        )
 
 
-def record_samples(prepared: Prepared) -> Iterator[Sample]:
+def record_samples(prepared: Prepared) -> Iterator[LabeledImage]:
     """The prepared records, whole."""
     records = prepared.records("val")
     ids = [record["id"].decode() for record in records]
     for number, name, record in zip(alphabetical_places(ids), ids, records, strict=True):
-        yield Sample(number, name, record["image"], record["label"])
+        yield LabeledImage(number, name, record["image"], record["label"])
 
 
-def raw_samples(config: ConfigDict) -> Iterator[Sample]:
+def raw_samples(config: ConfigDict) -> Iterator[LabeledImage]:
     """The validation split as it is in the files. Raises InputError where the config does not say where they are."""
     if (source := raw_source(config.data)) is None:
         raise InputError(
@@ -139,7 +141,7 @@ def raw_samples(config: ConfigDict) -> Iterator[Sample]:
     numbers = alphabetical_places([sample.id for sample in samples])
     pairs = parallel_map(lambda sample: read_sample(source, sample), samples)
     for number, sample, (image, label) in zip(numbers, samples, pairs, strict=True):
-        yield Sample(number, sample.id, image, label)
+        yield LabeledImage(number, sample.id, image, label)
 
 
 def alphabetical_places(ids: list[str]) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxseg.errors import InputError, ResourceError
 from jaxseg.files import atomic_write, write_json
-from jaxseg.inference.export_formats import READ, WRITE, Export, Predict, RefusedError, on_cpu, predictor
+from jaxseg.inference.export_formats import READ, WRITE, Export, PredictFn, RefusedError, inference_fn, on_cpu
 from jaxseg.training.failures import is_full_disk
 
 # Largest difference of logits over their standard deviation, above what rounding was measured to do to the deepest network,
@@ -27,9 +27,9 @@ SIZES_PX = ((64, 96), (80, 48))  # of the images that are run: multiples of ever
 BATCHES = (2, 1)
 
 
-def differences(export: Export, predict: Predict) -> dict:
+def logit_differences(export: Export, predict: PredictFn) -> dict:
     """Random images through the network and through `predict`: how far their logits are apart."""
-    rng, own = np.random.default_rng(0), predictor(export.model, export.variables)
+    rng, own = np.random.default_rng(0), inference_fn(export.model, export.variables)
     sizes = SIZES_PX if export.size_px is None else (export.size_px,) * len(BATCHES)
     images = [rng.random((b, *size_px, 3), np.float32) for b, size_px in zip(BATCHES, sizes, strict=True)]
     largest, logits, same = 0.0, [], []
@@ -52,8 +52,8 @@ def differences(export: Export, predict: Predict) -> dict:
 
 
 def verify(export: Export, path: Path) -> dict:
-    """`differences` of the file at `path`. Raises RefusedError where they are beyond `TOLERANCE`, or not finite."""
-    measured = differences(export, READ[export.format](export, path))
+    """`logit_differences` of the file at `path`. Raises RefusedError where they are beyond `TOLERANCE`, or not finite."""
+    measured = logit_differences(export, READ[export.format](export, path))
     if not measured["max_difference_over_std"] <= measured["tolerance_over_std"]:
         raise RefusedError(
             f"logits differ by up to {measured['max_difference']:.2g}, {measured['max_difference_over_std']:.2g} of their"

@@ -38,7 +38,7 @@ from jaxseg.models.torch_weights import (
 from jaxseg.models.weights_io import read_state_dict, write_state_dict
 from jaxseg.provenance import command, commit
 
-Predict = Callable[[np.ndarray], np.ndarray]  # image -> logits
+PredictFn = Callable[[np.ndarray], np.ndarray]  # image -> logits
 
 FILE_SUFFIXES = {  # the first one is the default's
     "stablehlo": (".stablehlo",),
@@ -62,7 +62,7 @@ class RefusedError(RuntimeError):
 @dataclasses.dataclass(frozen=True)
 class Export:
     """One network on its way to a file. variables: {"params", "batch_stats"} of NumPy arrays. suffix: the file's. size_px:
-    height and width that the file is for (ONNX), None: every multiple of `step_px`. about: what FILE.json says."""
+    height and width that the file is for (ONNX), None: every multiple of `symbolic_multiple_px`. about: what FILE.json says."""
 
     format: str
     suffix: str
@@ -73,27 +73,27 @@ class Export:
     about: dict
 
 
-def predictor(model: nn.Module, variables: dict) -> Predict:
+def inference_fn(model: nn.Module, variables: dict) -> PredictFn:
     """The network in inference, without what is of training alone."""
     if getattr(model, "auxiliary", False):
         model = model.clone(auxiliary=False)
     return jax.jit(lambda image: model.apply(variables, image, train=False))
 
 
-def step_px(section: ConfigDict) -> int:
+def symbolic_multiple_px(section: ConfigDict) -> int:
     """Heights and widths in a StableHLO file are multiples of this: only so can sizes be followed as symbols."""
     return max(SIZE_MULTIPLE_PX[section.name], section.output_stride if section.name == "deeplabv3" else 1)
 
 
 def write_stablehlo(export: Export, path: Path) -> None:
-    """One program for all `PLATFORMS`, any batch and any multiple of `step_px`; the weights are constants in it."""
-    step = step_px(export.section)
+    """One program for all `PLATFORMS`, any batch and any multiple of `symbolic_multiple_px`; the weights are constants in it."""
+    step = symbolic_multiple_px(export.section)
     shape = jax.export.symbolic_shape(f"b, {step}*h, {step}*w, 3")
-    program = jax.export.export(predictor(export.model, export.variables), platforms=PLATFORMS)
+    program = jax.export.export(inference_fn(export.model, export.variables), platforms=PLATFORMS)
     path.write_bytes(program(jax.ShapeDtypeStruct(shape, jnp.float32)).serialize())
 
 
-def read_stablehlo(export: Export, path: Path) -> Predict:
+def read_stablehlo(export: Export, path: Path) -> PredictFn:
     return jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
 
 
@@ -103,13 +103,13 @@ def write_onnx(export: Export, path: Path) -> None:
     inputs = [("b", *export.size_px, 3)]  # jax2onnx 0.17 cannot follow symbols like 16*h
     with silence():
         model = jax2onnx.to_onnx(
-            predictor(export.model, export.variables), inputs, input_names=["image"], output_names=["logits"]
+            inference_fn(export.model, export.variables), inputs, input_names=["image"], output_names=["logits"]
         )
     model.metadata_props.add(key="jaxseg", value=json.dumps(export.about))
     path.write_bytes(model.SerializeToString())
 
 
-def read_onnx(export: Export, path: Path) -> Predict:
+def read_onnx(export: Export, path: Path) -> PredictFn:
     session = import_onnx("onnxruntime").InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     return lambda image: session.run(["logits"], {"image": image})[0]
 
@@ -141,7 +141,7 @@ def write_safetensors(export: Export, path: Path) -> None:
     write_state_dict(path, arrays, suffix=".safetensors", metadata={"jaxseg": json.dumps(export.about)})
 
 
-def read_safetensors(export: Export, path: Path) -> Predict:
+def read_safetensors(export: Export, path: Path) -> PredictFn:
     arrays = read_state_dict(path, suffix=".safetensors")
     return same_weights(export, load_own_names(arrays, target=export.variables)[0])
 
@@ -153,7 +153,7 @@ def write_torch(export: Export, path: Path) -> None:
     write_state_dict(path, to_torch(export.variables), suffix=export.suffix, metadata=metadata)
 
 
-def read_torch(export: Export, path: Path) -> Predict:
+def read_torch(export: Export, path: Path) -> PredictFn:
     state_dict, target = read_state_dict(path, suffix=export.suffix), export.variables
     if export.section.name == "unet":
         return same_weights(export, unet_from_torch(state_dict, target=target))
@@ -161,13 +161,13 @@ def read_torch(export: Export, path: Path) -> Predict:
     return same_weights(export, deeplabv3_from_torch(state_dict, target=target, auxiliary=auxiliary))
 
 
-def same_weights(export: Export, read: dict) -> Predict:
+def same_weights(export: Export, read: dict) -> PredictFn:
     """The network with the weights that were read. Raises RefusedError where they are not those written, bit for bit."""
     written, found = flatten(export.variables), flatten(read)
     differ = [name for name in written if not np.array_equal(written[name], found[name])]
     if differ:
         raise RefusedError(f"{len(differ)} of {len(written)} arrays are not as they were written, {differ[0]} first")
-    return predictor(export.model, read)
+    return inference_fn(export.model, read)
 
 
 WRITE = {"stablehlo": write_stablehlo, "onnx": write_onnx, "safetensors": write_safetensors, "torch": write_torch}
@@ -202,7 +202,7 @@ def make_export(
 def interface(section: ConfigDict, format: str, size_px: tuple[int, int] | None) -> dict:
     """What goes in, what comes out, and who normalises."""
     mean, std = NORMALIZE[section.normalize]
-    multiple = SIZE_MULTIPLE_PX[section.name] if format in ("safetensors", "torch") else step_px(section)
+    multiple = SIZE_MULTIPLE_PX[section.name] if format in ("safetensors", "torch") else symbolic_multiple_px(section)
     sizes = f"h and w multiples of {multiple}" if size_px is None else f"h = {size_px[0]}, w = {size_px[1]}"
     shape = "[b, 3, h, w]" if format == "torch" else "[b, h, w, 3]"
     values = "red, green, blue in [0, 1]"

@@ -20,7 +20,7 @@ THUMBNAIL_PX = 640  # longest side: two beside each other on a common screen
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class LabeledImage:
     """One image and its label map, 255 being void; its number and name in the split."""
 
     number: int
@@ -49,7 +49,7 @@ class PerImageScores:
         self.boundary = {name: np.zeros((2, labels.num_classes), np.int64) for name in peers}
         self.images = []  # {"number", "id"} of each
 
-    def update(self, sample: Sample, predictions: Mapping[str, UInt8[np.ndarray, "h w"]]) -> None:
+    def update(self, sample: LabeledImage, predictions: Mapping[str, UInt8[np.ndarray, "h w"]]) -> None:
         """Counts one image, and saves its pictures where they are asked for."""
         classes = self.labels.num_classes
         for name, prediction in predictions.items():
@@ -60,7 +60,7 @@ class PerImageScores:
         if self.thumbnails is not None:
             self.save_thumbnails(sample, predictions)
 
-    def save_thumbnails(self, sample: Sample, predictions: Mapping[str, np.ndarray]) -> None:
+    def save_thumbnails(self, sample: LabeledImage, predictions: Mapping[str, np.ndarray]) -> None:
         """NUMBER_image.jpg, NUMBER_truth.png and NUMBER_PEER.png, of at most THUMBNAIL_PX."""
         shrink = min(1.0, THUMBNAIL_PX / max(sample.label.shape))
         h, w = (max(1, round(side * shrink)) for side in sample.label.shape)

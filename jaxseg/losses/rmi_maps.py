@@ -70,7 +70,7 @@ def _unpooled(logits, label, valid, size, clip):
 
 def _max_pooled(logits, label, valid, size, clip):
     classes = jnp.arange(logits.shape[-1])
-    class_or_none = window_views(jnp.where(valid, label, -1), size, padding=size // 2, fill=-1)
+    class_or_none = window_views(jnp.where(valid, label.astype(jnp.int32), -1), size, padding=size // 2, fill=-1)
     truth = functools.reduce(jnp.logical_or, [view[..., None] == classes for view in class_or_none])
     # The sigmoid rises, so it may follow the maximum: there are size² times fewer values then.
     logits = max_pool(jnp.where(valid[..., None], logits, -jnp.inf), size, size // 2)

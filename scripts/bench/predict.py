@@ -22,7 +22,9 @@ import optax
 import torch
 
 from jaxseg.config import default
-from jaxseg.inference.predictor import Network, View, label_map, pad, scored
+from jaxseg.inference.options import InferenceOptions
+from jaxseg.inference.predictor import Predictor, label_map, predict_scores
+from jaxseg.inference.tiling import pad_by_edge
 from jaxseg.labels import LABELS
 from jaxseg.models.factory import SIZE_MULTIPLE_PX, make_model
 from jaxseg.models.torch_weights import deeplabv3_from_torch, unet_from_torch
@@ -51,7 +53,9 @@ def main() -> None:
     ours = jaxseg_network(options.network, variables)
     contestants = {
         "PyTorch eager": lambda: torch_labels(theirs, images, options.batch, multiple=ours.multiple_px),
-        "jaxseg": lambda: list(map(label_map, scored(ours, images, view=View("none", batch=options.batch)))),
+        "jaxseg": lambda: list(
+            map(label_map, predict_scores(ours, images, options=InferenceOptions("none", batch=options.batch)))
+        ),
     }
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     theirs.to(device, memory_format=torch.channels_last)
@@ -66,14 +70,14 @@ def main() -> None:
     write_results(options, "predict", rows, same_class=float(same))
 
 
-def jaxseg_network(name: str, variables: dict) -> Network:
+def jaxseg_network(name: str, variables: dict) -> Predictor:
     config = default()
     config.model.name = name
     model = make_model(config.model, num_classes=CLASSES, axis_name=parallel.AXIS)
     peer = create_peer(model, optax.identity(), variables)
     forward, multiple = parallel.compile_predict(), SIZE_MULTIPLE_PX[name]
     labels = LABELS["cityscapes"]
-    return Network(name, None, parallel.replicate(peer), forward, labels, config.data, multiple, "softmax")
+    return Predictor(name, None, parallel.replicate(peer), forward, labels, config.data, multiple, "softmax")
 
 
 @torch.inference_mode()
@@ -83,7 +87,9 @@ def torch_labels(network: torch.nn.Module, images: list[np.ndarray], batch: int,
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         h, w = part[0].shape[:2]
-        padded = np.stack([pad(image, -(-h // multiple) * multiple, -(-w // multiple) * multiple) for image in part])
+        padded = np.stack(
+            [pad_by_edge(image, -(-h // multiple) * multiple, -(-w // multiple) * multiple) for image in part]
+        )
         x = torch.from_numpy(padded).to(device).permute(0, 3, 1, 2).float().div(255)
         logits = network(x.contiguous(memory_format=torch.channels_last))
         logits = logits[0] if isinstance(logits, tuple) else logits

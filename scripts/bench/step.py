@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from jaxseg.training.peers import make_losses
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads must not spin while it is jaxseg's turn
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # both frameworks share the GPU's memory
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -43,8 +45,8 @@ def jaxseg_step(options, batch, dtype: str):
 
 def step_of(config, batch):
     """A function that does one step of the peers of `config` and waits for it."""
-    peers, losses = create_peers(config, num_classes=CLASSES, steps=1)
-    step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
+    peers, _ = create_peers(config, num_classes=CLASSES, steps=1)
+    step = parallel.compile_train_step(losses=make_losses(config), seed=0, accumulate_steps=1)
     state, sharded = [parallel.replicate(peers)], parallel.shard(batch)
 
     def run():

@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from jaxseg.models.factory import fresh_variables
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
@@ -26,9 +28,10 @@ from rich.table import Table
 
 from jaxseg.config import default
 from jaxseg.errors import InputError
-from jaxseg.export import TOLERANCE, Export, RefusedError, differences, on_cpu, predictor, prepare, versions, write
 from jaxseg.files import write_json
-from jaxseg.models.factory import initial_variables, make_model
+from jaxseg.inference.export_check import TOLERANCE, logit_differences, write_verified
+from jaxseg.inference.export_formats import Export, RefusedError, inference_fn, make_export, on_cpu, versions
+from jaxseg.models.factory import make_model
 from jaxseg.models.layers import BatchNorm
 from jaxseg.models.torch_weights import flatten, from_own_names
 from jaxseg.provenance import command, commit
@@ -57,7 +60,7 @@ def trained_variables(section) -> dict:
     variances 1."""
     rng = np.random.default_rng(0)
     model = make_model(section, num_classes=CLASSES, axis_name=None)
-    fresh = jax.device_get(initial_variables(model, section, seed=0))
+    fresh = jax.device_get(fresh_variables(model, seed=0))
     arrays = flatten(fresh)
     for name, array in arrays.items():
         *_, layer, kind = name.split("/")
@@ -107,7 +110,7 @@ def in_float64(export: Export):
 
     def predict(image):
         with jax.enable_x64(True):
-            return np.asarray(predictor(model, export.variables)(image.astype(np.float64)), np.float32)
+            return np.asarray(inference_fn(model, export.variables)(image.astype(np.float64)), np.float32)
 
     return predict
 
@@ -117,9 +120,9 @@ def rounding(network: str, size_px: int) -> list[dict]:
     config, rows = config_of(network), []
     variables = trained_variables(config.model)
     for size in (None, (size_px, size_px)):
-        export = prepare(config, variables, peer=network, step=None, format="onnx", size_px=size)
+        export = make_export(config, variables, peer=network, step=None, format="onnx", size_px=size)
         with on_cpu():
-            measured = differences(export, in_float64(export))
+            measured = logit_differences(export, in_float64(export))
         rows.append(
             {"network": network, "file": f"itself in float64{f', {size_px} pixels' if size else ''}"} | measured
         )
@@ -132,10 +135,10 @@ def check(network: str, name: str, folder: Path, size_px: int) -> list[dict]:
     config = config_of(network)
     size = (size_px, size_px) if format == "onnx" else None
     variables = trained_variables(config.model)
-    export = prepare(config, variables, peer=network, step=None, format=format, suffix=suffix, size_px=size)
+    export = make_export(config, variables, peer=network, step=None, format=format, suffix=suffix, size_px=size)
     row, output, start = {"network": network, "file": name}, folder / f"{network}{suffix}", time.monotonic()
     try:
-        measured = write(export, output)["verified"]
+        measured = write_verified(export, output)["verified"]
     except (InputError, RefusedError) as error:
         return [row | {"refused" if isinstance(error, RefusedError) else "left_out": str(error)}]
     rows = [row | measured | {"bytes": output.stat().st_size, "seconds": time.monotonic() - start}]
@@ -143,7 +146,7 @@ def check(network: str, name: str, folder: Path, size_px: int) -> list[dict]:
         row = {"network": network, "file": f"{name}, run in PyTorch"}
         try:
             with on_cpu():
-                measured = differences(export, in_pytorch(export, output))
+                measured = logit_differences(export, in_pytorch(export, output))
             within = measured["max_difference_over_std"] <= TOLERANCE["float32"]
             rows.append(row | measured | ({} if within else {"refused": "PyTorch's logits are others"}))
         except ImportError:

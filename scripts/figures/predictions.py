@@ -21,7 +21,7 @@ from jaxseg.cli import EXIT_INPUT
 from jaxseg.config import load_config
 from jaxseg.data.prepare import prepare
 from jaxseg.errors import InputError
-from jaxseg.inference.predictor import restored, to_pixels
+from jaxseg.inference.predictor import load_predictors, to_pixels
 from jaxseg.labels import LABELS
 from jaxseg.reporting.figures import prediction_figure
 
@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> None:
     images, truth = chosen_images(first, options)
     predictions = {}
     for name, config in configs.items():
-        (network,) = restored(config, runs[name], options.checkpoint, names=[config.peer])
+        (network,) = load_predictors(config, runs[name], options.checkpoint, names=[config.peer])
         predictions[name] = [network.predict(image, resize="run" if options.images else "none") for image in images]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     prediction_figure(options.output, images, truth, predictions, LABELS[first.data.name])

@@ -1,34 +1,32 @@
-"""Imports go one way; what must not be there is not there."""
+"""Imports go one way, by rooms; what must not be there is not there."""
 
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "jaxseg"
-# Lowest first: a module imports only from modules before it.
-ORDER = [
-    "labels", "config", "cli",
-    "data.augment", "data.raw", "data.synthetic", "data.download", "data.builders", "data.prepare", "data.check",
-    "data.pipeline",
-    "models.blocks", "models.unet", "models.resnet", "models.deeplabv3", "models.torch_weights", "models",
-    "losses.pixel", "losses.pooling", "losses.rmi", "losses.mutual", "losses",
-    "optim", "metrics", "step", "hosts", "parallel", "checkpoint", "peers", "stopping", "limits", "results",
-    "show", "compare", "plots",
-    "html.runs", "html.gallery", "html.document", "html.chart", "html.examples", "html.page", "report",
-    "scoring", "log", "train", "overfit", "profiling", "main",
-    "infer", "predict", "export", "tally", "evaluate",
-]  # fmt: skip
-WITHOUT_JAX = ["labels", "config", "cli", "show", "compare", "plots", "report"]
-WITHOUT_JAX += [module for module in ORDER if module.startswith(("data.", "html."))]
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxseg"
+# Files at the top are the shared vocabulary, which imports only what stands before it here, …
+VOCABULARY = ["errors", "labels", "config", "config_checks", "files", "console", "cli", "ops", "metrics", "provenance"]
+# … and commands, which import from everywhere and are imported by nothing. Every folder is a stage.
+COMMANDS = {"__init__", "__main__", "main", "evaluate", "predict", "export", "report", "study"}
+STAGES = ["data", "models", "losses", "reporting", "training", "inference", "studies"]
+WITH_JAX = {"ops", "metrics", "provenance", "models", "losses", "training", "inference", "studies"}
 
 
 def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__").removesuffix("__init__")
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def imported(path: Path) -> set[str]:
-    """Full names of everything that a file imports."""
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(path: Path, *, anywhere: bool = True) -> set[str]:
+    """Full names of what a file imports; anywhere: also inside functions."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if anywhere else tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -37,37 +35,63 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+def rooms(path: Path) -> set[str]:
+    """The files at the top and the folders that a file imports from."""
+    parts = [name.split(".") for name in imported(path) if name.startswith("jaxseg.")]
+    known = {*VOCABULARY, *STAGES, *COMMANDS}
+    return {part[1] for part in parts if part[1] in known}
 
 
-def test_every_module_has_its_place():
-    assert set(FILES) - {"", "data", "html"} == set(ORDER)
+def test_every_file_has_its_room():
+    tops = {name for name in FILES if "." not in name}
+    assert tops == {*VOCABULARY, *COMMANDS}
+    assert {name.split(".")[0] for name in FILES if "." in name} == set(STAGES)
 
 
-def test_imports_point_down():
-    for place, module in enumerate(ORDER):
-        for name in imported(FILES[module]):
-            below = name.removeprefix("jaxseg.")
-            if name.startswith("jaxseg.") and below in ORDER:
-                assert ORDER.index(below) < place, f"{module} imports {below}, which comes after it"
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_down(module):
+    order = [*VOCABULARY, *STAGES]
+    room = module.split(".")[0]
+    for other in rooms(FILES[module]) - {room}:
+        assert other not in COMMANDS, f"{module} imports the command {other}"
+        if room not in COMMANDS:
+            assert order.index(other) < order.index(room), f"{module} imports {other}, which comes after {room}"
 
 
-def test_data_and_reports_import_no_jax():
-    for module in WITHOUT_JAX:
-        tops = {name.split(".")[0] for name in imported(FILES[module])}
-        assert not tops & {"jax", "flax", "optax"}, module
+@pytest.mark.parametrize("module", [name for name in FILES if name.split(".")[0] not in WITH_JAX | COMMANDS])
+def test_what_only_reads_imports_no_jax(module):
+    assert not {name.split(".")[0] for name in imported(FILES[module])} & {"jax", "flax", "optax"}
+    assert not rooms(FILES[module]) & WITH_JAX
 
 
-def test_never_tensorflow_and_pytorch_only_to_import_weights():
-    for module, path in FILES.items():
-        tops = {name.split(".")[0] for name in imported(path)}
-        assert "tensorflow" not in tops
-        assert "torch" not in tops or module == "models.torch_weights"
+@pytest.mark.parametrize("stage", STAGES)
+def test_folders_have_no_circle(stage):
+    """Within a folder a file imports only from files that do not lead back to it."""
+    inside = {name: imported(path) for name, path in FILES.items() if name.startswith(f"{stage}.")}
+    edges = {name: {other for other in inside if f"jaxseg.{other}" in names} for name, names in inside.items()}
+    while leaves := [name for name, others in edges.items() if not others & edges.keys()]:
+        for name in leaves:
+            del edges[name]
+    assert not edges
 
 
-def test_nothing_hides_a_default_or_a_second_trainer():
-    for module, path in FILES.items():
-        text = path.read_text()
-        assert "config.get(" not in text, module
-        assert "from __future__ import annotations" not in text, module
-    assert not {"utils", "helpers", "common"} & {module.split(".")[-1] for module in FILES}
+def test_init_files_only_export():
+    for name, path in FILES.items():
+        if name.endswith("__init__") and name != "__init__":
+            kinds = {type(node) for node in ast.parse(path.read_text()).body}
+            assert kinds <= {ast.Expr, ast.ImportFrom, ast.Assign}, name
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_never_tensorflow_and_pytorch_only_for_its_own_files(module):
+    tops = {name.split(".")[0] for name in imported(FILES[module])}
+    assert "tensorflow" not in tops
+    assert "torch" not in tops or module == "models.weights_io"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_nothing_hides_a_default_or_a_second_trainer(module):
+    text = FILES[module].read_text()
+    assert "config.get(" not in text
+    assert "from __future__ import annotations" not in text
+    assert module.split(".")[-1] not in {"utils", "helpers", "common"}

@@ -13,7 +13,8 @@ small pictures for `python -m jaxseg.report --html`.
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -172,7 +173,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("full_resolution", False, "Score at the size of the raw labels.")
 
 
-def main() -> None:
+def execute() -> None:
     values, config = flags.FLAGS, flags.FLAGS.config
     workdir = Path(values.workdir).expanduser() if values.workdir else None
     if workdir is None and not values.output:
@@ -221,5 +222,10 @@ def finish(output: Path, results: dict, pictures: Path) -> None:
     write_json(output, results)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words `argv`, by default those of this process; returns the exit status."""
+    return cli.run(execute, argv, usage=__doc__, define=define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags)
+    sys.exit(main())

@@ -19,8 +19,9 @@ import json
 import logging
 import platform
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -441,7 +442,7 @@ def define_flags() -> None:
     flags.DEFINE_string("size_px", None, "HEIGHTxWIDTH that an ONNX file is for; default: the training crops'.")
 
 
-def main() -> int:
+def execute() -> int:
     given, config = flags.FLAGS, flags.FLAGS.config
     workdir, peer, format = given.workdir and Path(given.workdir), given.peer or config.peer, given.format
     refuse(config, peer, format)
@@ -473,5 +474,10 @@ def print_report(export: Export, output: Path, measured: dict) -> None:
     print(f"resize:  {export.about['resize']}")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words `argv`, by default those of this process; returns the exit status."""
+    return cli.run(execute, argv, usage=__doc__, define=define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags)
+    sys.exit(main())

@@ -14,7 +14,7 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from absl import flags
 from PIL import Image
 
 from jaxseg import cli
-from jaxseg.cli import EXIT_INPUT
 from jaxseg.console import progress_bar
 from jaxseg.errors import InputError
 from jaxseg.files import parallel_map, write_json
@@ -194,7 +193,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("probabilities", False, "Also the probability of every class, float16.")
 
 
-def main(arguments: list[str]) -> int:
+def execute(arguments: list[str]) -> int:
     values, config = flags.FLAGS, flags.FLAGS.config
     if values.output is None:
         raise InputError("--output=DIR is needed: the folder for the results.")
@@ -211,7 +210,7 @@ def main(arguments: list[str]) -> int:
     print(f"{len(done)} of {len(paths)} picture{'s' * (len(paths) != 1)} predicted ({view}); see {output}")
     if failed:
         print(f"error: {len(failed)} could not be used; predictions.json names them", file=sys.stderr)
-    return EXIT_INPUT if failed else 0
+    return InputError.status if failed else 0
 
 
 def make_folder(output: Path) -> None:
@@ -221,5 +220,10 @@ def make_folder(output: Path) -> None:
         raise InputError(f"--output={output}: no folder that can be written ({error.strerror}).") from error
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words `argv`, by default those of this process; returns the exit status."""
+    return cli.run(execute, argv, usage=__doc__, define=define_flags, words="IMAGE")
+
+
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags, words="IMAGE")
+    sys.exit(main())

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
-FORMS = ("kl", "released")
-PIXELS = ("all", "valid")
+from jaxseg.config import choices_of
+
+FORMS = choices_of("mutual.form")
+PIXELS = choices_of("mutual.pixels")
 
 
 @functools.partial(jax.jit, static_argnames=("pixels", "form"))

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Integer
 from ml_collections import ConfigDict
 
+from jaxseg.config import choices_of
 from jaxseg.losses.mutual import divergence
 from jaxseg.losses.pixel import binary_cross_entropy, cross_entropy
 from jaxseg.losses.rmi import check_arguments, rmi_of_maps
@@ -55,8 +56,8 @@ def pixel_and_rmi_loss(
 
     Returns the loss and its terms {"pixel": scalar, "rmi": scalar}, unweighted. Raises ValueError while tracing.
     """
-    check_choice("pixel", pixel, ("sigmoid", "softmax"))
-    check_choice("combine", combine, ("convex", "additive"))
+    check_choice("pixel", pixel, choices_of("loss.pixel"))
+    check_choice("combine", combine, choices_of("loss.combine"))
     logits, label = jnp.asarray(logits), jnp.asarray(label)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     valid = (label >= 0) & (label < logits.shape[-1])

@@ -14,7 +14,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
-POOLS = ("max", "avg", "interpolate", "none")
+from jaxseg.config import choices_of
+
+POOLS = choices_of("loss.pool")
 LEAST_PROB = 1e-6  # `_CLIP_MIN` of their code
 PRECISION = lax.Precision.HIGHEST
 

@@ -32,10 +32,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from jaxseg.cli import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_NONFINITE
 from jaxseg.data.pipeline import steps_of_epochs
 from jaxseg.data.prepare import prepare
-from jaxseg.errors import InputError
+from jaxseg.errors import INTERRUPTED_STATUS, InputError, NonFiniteError
 from jaxseg.files import read_json, write_json
 from jaxseg.studies.estimate import DEVICES, estimate
 from jaxseg.studies.plan import Plan, Run, read_plan
@@ -92,7 +91,7 @@ def make(run: Run, output: Path, progress: Progress) -> bool:
         if status == 0:
             results = read_json(run.workdir / "results.json")
             content |= {"curves": curves(run.workdir, results["reported_peer"])} | results
-        elif status == EXIT_NONFINITE:  # as much a result as a score
+        elif status == NonFiniteError.status:  # as much a result as a score
             content |= {"failed": said, "peers": {}}
         else:
             progress.show(run, f"failed, exit status {status}; see {run.workdir}.log: {said}")
@@ -279,7 +278,7 @@ if __name__ == "__main__":
         sys.exit(main(parse_options()))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_INPUT)
+        sys.exit(error.status)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(INTERRUPTED_STATUS)

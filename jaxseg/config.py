@@ -166,7 +166,7 @@ SECTIONS = {
                                  unit="steps"),
     }),
     "eval": ("how the networks are scored", {
-        "every_epochs": Field(5, "Between evaluations; the last step has one too.", at_least=1, at_most=MAX_EPOCHS, unit="epochs"),
+        "every_epochs": Field(5, "Between evaluations; the last step has one.", at_least=1, at_most=MAX_EPOCHS, unit="epochs"),
         "batch_size": Field(8, "Over all devices and hosts.", at_least=1, at_most=MAX_BATCH, unit="images"),
         "view": Field("whole", "What is scored of an image.", choices={
             "whole": "every pixel once", "center": "the central crop_px", "random": "random crop_px; code"}),

@@ -66,7 +66,7 @@ def run(
       The exit status.
     """
     if argv is None:
-        faulthandler.enable()
+        faulthandler.enable(sys.__stderr__)
         logging.use_absl_handler()
         logging.set_verbosity(logging.ERROR)  # what a person must read is said by sentences of our own
     typed = sys.argv if argv is None else [f"python -m {command.__module__}", *argv]

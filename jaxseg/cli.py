@@ -1,89 +1,172 @@
 """From the command line to a checked config, and from an exception to a sentence and an exit status.
 
-In: `sys.argv`. Out: a validated `config` in absl's flags. Exit status of every command: 0 done, 1 a crash (please
-report it), 2 input that cannot be used, 3 the loss became NaN or infinite, 4 memory or disk do not suffice, 5 another
-host is gone, 130 and 143 stopped by SIGINT (Ctrl-C) or SIGTERM, while training with everything saved.
+In: the words behind a command's name. Out: a validated `config` in absl's flags. Exit status of every command: 0 done,
+1 a crash (please report it), 2 input that cannot be used, 3 the loss became NaN or infinite, 4 memory or disk do not
+suffice, 5 another host is gone, 130 and 143 stopped by SIGINT (Ctrl-C) or SIGTERM, while training with everything saved.
 """
 
 import contextlib
+import faulthandler
 import os
 import re
-import runpy
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags, logging
+from ml_collections import config_flags
 
-from jaxseg.config import all_fields, default, find_config_file, load_config, unknown_field
-from jaxseg.errors import HostLostError, InputError, NonFiniteError, ResourceError, StoppedError
+from jaxseg.config import (
+    all_fields,
+    default,
+    fields_help,
+    find_config_file,
+    load_config,
+    run_config_file,
+    unknown_field,
+)
+from jaxseg.errors import (
+    INTERRUPTED_STATUS,
+    HostLostError,
+    InputError,
+    NonFiniteError,
+    ResourceError,
+    StoppedError,
+)
 
-EXIT_INPUT = 2
-EXIT_NONFINITE = 3
-EXIT_RESOURCE = 4
-EXIT_HOST_LOST = 5
-EXIT_INTERRUPTED = 130  # as shells report SIGINT
+INFERENCE_FLAGS = ("resize", "window_px", "overlap", "scales", "flip")
+WIDTH = 80  # columns of what --help prints
+
+# exception -> the word before its sentence, and whether the process then leaves at once
+ENDINGS = {
+    InputError: ("error", False),
+    NonFiniteError: ("stopped", False),
+    ResourceError: ("stopped", True),  # libraries' endings would write on a full disk
+    HostLostError: ("stopped", True),  # JAX's would wait for the host that is gone
+    StoppedError: ("stopped", False),
+}
 
 
 def run(
-    main: Callable[..., int | None], *, usage: str, define: Callable[[], None] = lambda: None, words: str = ""
-) -> None:
-    """Parses flags and calls `main`, whose number is the status; expected errors become a sentence on standard error.
+    command: Callable[..., int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    usage: str,
+    define: Callable[[], None] = lambda: None,
+    words: str = "",
+) -> int:
+    """Parses flags and calls `command`; expected errors become a sentence on standard error.
 
-    words: what the arguments that are no flags are, such as "IMAGE"; they are passed to `main`. "": there are none.
+    Flags are declared and values set for this one call, in absl's `flags.FLAGS`, so that commands can be called one
+    after the other in one process.
+
+    Args:
+      command: what the flags are for; what it returns is the status, None being 0.
+      argv: what stands behind the command's name. None: this process was started for the command, as it says in
+        `sys.argv`, and ends with it: without libraries' own endings where these cannot work.
+      usage: what --help prints above the flags.
+      define: declares the flags.
+      words: what the arguments that are no flags are, such as "IMAGE"; they are passed to `command`. "": there are none.
+
+    Returns:
+      The exit status.
     """
-
-    def guarded(arguments: Sequence[str]) -> int:
+    if argv is None:
+        faulthandler.enable(sys.__stderr__)
+        logging.use_absl_handler()
+        logging.set_verbosity(logging.ERROR)  # what a person must read is said by sentences of our own
+    typed = sys.argv if argv is None else [f"python -m {command.__module__}", *argv]
+    with command_line(typed):
         try:
-            return (main(arguments[1:]) if words else main()) or 0
+            with declared_flags(define) as own:
+                if topic := help_topic(typed):
+                    print(help_text(topic, usage, own))
+                    return 0
+                rest = parse_flags(list(typed), words=words)
+                return guarded(command, *([rest[1:]] if words else []), ends_process=argv is None)
         except InputError as error:
-            return say(f"error: {error}", EXIT_INPUT)
-        except NonFiniteError as error:
-            return say(f"stopped: {error}", EXIT_NONFINITE)
-        except ResourceError as error:
-            leave_at_once(say(f"stopped: {error}", EXIT_RESOURCE))  # libraries' endings would write on a full disk
-        except HostLostError as error:
-            leave_at_once(say(f"stopped: {error}", EXIT_HOST_LOST))  # JAX's would wait for the host that is gone
-        except StoppedError as stopped:
-            return say(f"stopped: {stopped}", stopped.status)
-        except KeyboardInterrupt:
-            return say(
-                "interrupted; what is written is whole, and the same command goes on or begins anew", EXIT_INTERRUPTED
-            )
+            return say(f"error: {error}\n(--help tells more)", error.status)
 
-    def parse(argv: Sequence[str]) -> list[str]:
+
+def guarded(command: Callable[..., int | None], *arguments: list[str], ends_process: bool) -> int:
+    """Calls it; the status of what it returned or raised."""
+    try:
+        return command(*arguments) or 0
+    except tuple(ENDINGS) as error:
+        word, at_once = next(ending for kind, ending in ENDINGS.items() if isinstance(error, kind))
+        status = say(f"{word}: {error}", error.status)
+        if at_once and ends_process:
+            leave_at_once(status)
+        return status
+    except KeyboardInterrupt:
+        return say(
+            "interrupted; what is written is whole, and the same command goes on or begins anew", INTERRUPTED_STATUS
+        )
+
+
+@contextlib.contextmanager
+def command_line(typed: list[str]) -> Iterator[None]:
+    """`typed` as `sys.argv`, where ml_collections and the record of a result (`jaxseg.provenance`) look for it."""
+    before = sys.argv
+    sys.argv = typed
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
+def declared_flags(define: Callable[[], None]) -> Iterator[list[flags.Flag]]:
+    """The flags that `define` declares, in absl's `flags.FLAGS` until the end of the block."""
+    others = set(flags.FLAGS)
+    own = set()
+    try:
         try:
             define()
-            if asks_for_help():
-                print(f"{usage.strip()}\n\n{flag_lines()}")
-                sys.exit(0)
-            return parse_flags(list(argv), words=words)
-        except InputError as error:
-            sys.exit(say(f"error: {error}\n(--help tells more)", EXIT_INPUT))
-
-    logging.set_verbosity(logging.ERROR)  # what a person must read is said by sentences of our own
-    app.run(guarded, flags_parser=parse)
+        finally:
+            own = set(flags.FLAGS) - others
+        yield [flags.FLAGS[name] for name in sorted(own)]
+    finally:
+        overrides = {name for name in flags.FLAGS if name.startswith("config.")}  # by ml_collections, while parsing
+        for name in own | overrides:
+            delattr(flags.FLAGS, name)
 
 
-def asks_for_help() -> bool:
-    return any(word in ("-h", "-help", "--help") for word in sys.argv[1:])
+def help_topic(typed: Sequence[str]) -> str | None:
+    """What help is asked for: "flags", "config", or None."""
+    topics = {"h": "flags", "help": "flags", "help=config": "config"}
+    asked = [topics.get(word.lstrip("-")) for word in typed[1:] if word.startswith("-")]
+    return next(filter(None, asked), None)
 
 
-def flag_lines() -> str:
-    """A line for every flag that this project declares."""
-    ours = {
-        name: of for name, of in flags.FLAGS.flags_by_module_dict().items() if "jaxseg" in name or name == sys.argv[0]
-    }
-    found = {flag.name: flag for of_module in ours.values() for flag in of_module}
-    lines = []
-    for name, flag in sorted(found.items()):
-        default = "" if flag.default in (None, "", False) else f" Default: {flag.default}."
-        lines.append(f"--{name}: {flag.help}" + ("" if name == "config" else default))
-    return "\n".join(
-        ["Flags:", *lines, "--config.FIELD=VALUE: any field of jaxseg/config.py, where the command has a config."]
-    )
+def help_text(topic: str, usage: str, own: Sequence[flags.Flag]) -> str:
+    """What a command is for and its flags, or the fields of its config."""
+    has_config = any(flag.name == "config" for flag in own)
+    if topic == "config" and has_config:
+        return "\n".join(map(wrap, ["--config.FIELD=VALUE sets a field of the config.", "", *fields_help()]))
+    lines = [*map(wrap_paragraph, usage.strip().split("\n\n")), "Flags:"]
+    lines = ["\n\n".join(lines)]
+    for flag in own:
+        default = f" Default: {flag.default}." if flag.default else ""
+        lines.append(wrap(f"--{flag.name}: {flag.help}{default}"))
+    if has_config:
+        lines.append(wrap("--config.FIELD=VALUE: any field of the config; --help=config lists them all."))
+    return "\n".join(lines)
+
+
+def wrap_paragraph(text: str) -> str:
+    """Flowing text filled anew; indented lines, which are commands, one by one."""
+    if text.startswith(" "):
+        return "\n".join(map(wrap, text.splitlines()))
+    return textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def wrap(line: str) -> str:
+    """`line` in `WIDTH` columns; what is carried over is indented by four more."""
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    return textwrap.fill(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def leave_at_once(status: int) -> NoReturn:
@@ -115,12 +198,33 @@ def define_run() -> None:
     workdir = next((word.split("=", 1)[1] for word in words if word.startswith("-workdir=")), None)
     if "-workdir" in words[:-1]:
         workdir = words[words.index("-workdir") + 1]
-    if workdir is not None:
-        config_flags.DEFINE_config_dict("config", load_config(Path(workdir)))
-    elif any(word.startswith("-config=") for word in words):
+    if help_topic(sys.argv) or (workdir is None and any(word.startswith("-config=") for word in words)):
         define_config_file()
-    elif not asks_for_help():
+    elif workdir is not None:
+        config_flags.DEFINE_config_dict("config", load_config(Path(workdir)))
+    else:
         raise InputError("--workdir=RUN is needed (or --config=FILE --config.model.init_from=WEIGHTS).")
+
+
+def define_inference_flags() -> None:
+    """The flags that say how a network looks at an image; their names are in `INFERENCE_FLAGS`."""
+    flags.DEFINE_string("resize", None, "run: to the size of the run's images; none: at their own pixels.")
+    flags.DEFINE_integer("window_px", 0, "Side of sliding windows; 0: the image in one piece.")
+    flags.DEFINE_float("overlap", 0.5, "Share of a window that the next one covers too.")
+    flags.DEFINE_string("scales", "1", "Factors on the size, with commas; their probabilities are averaged.")
+    flags.DEFINE_bool("flip", False, "Also the mirror image.")
+
+
+def inference_flags(*, resize: str) -> dict:
+    """What these flags say, by name; `resize` where they do not say that. Raises InputError."""
+    given = {name: flags.FLAGS[name].value for name in INFERENCE_FLAGS}
+    try:
+        scales = tuple(float(scale) for scale in given["scales"].split(","))
+    except ValueError as error:
+        raise InputError(f"--scales={given['scales']}: expected numbers with commas, such as 0.75,1,1.25.") from error
+    if flags.FLAGS["overlap"].present and not given["window_px"]:
+        raise InputError(f"--overlap={given['overlap']} has no effect without --window_px; add it, or drop this.")
+    return given | {"resize": given["resize"] or resize, "scales": scales}
 
 
 def parse_flags(argv: list[str], *, words: str = "") -> list[str]:
@@ -129,7 +233,7 @@ def parse_flags(argv: list[str], *, words: str = "") -> list[str]:
     for position, argument in enumerate(argv):
         if match := re.match(r"(--?config)=(.*)", argument):
             argv[position] = f"{match[1]}={find_config_file(match[2])}"
-            config = try_config_file(argv[position].split("=", 1)[1])
+            config = run_config_file(argv[position].split("=", 1)[1])
     config = default() if config is None else config
     for argument in argv:
         if (match := re.match(r"--?config\.([^=]+)", argument)) and match[1] not in all_fields(config):
@@ -146,24 +250,3 @@ def parse_flags(argv: list[str], *, words: str = "") -> list[str]:
     if rest[1:] and not words:
         raise InputError(f"{rest[1]!r} is no flag; write --name=value.")
     return rest
-
-
-def try_config_file(path: str) -> ConfigDict:
-    """Runs an experiment file ahead of absl, which would bury its errors. Raises InputError."""
-    name, colon, variant = path.partition(":")
-    try:
-        config = runpy.run_path(name)["get_config"](*([variant] if colon else []))
-    except InputError:
-        raise
-    except Exception as error:  # whatever a user's file raises
-        raise InputError(f"{name}: cannot be used as an experiment file ({type(error).__name__}: {error}).") from error
-    if not isinstance(config, ConfigDict):
-        raise InputError(
-            f"{name}: get_config returned a {type(config).__name__}; expected an ml_collections ConfigDict."
-        )
-    if missing := [f"config.{path}" for path in all_fields(default()) if path not in all_fields(config)]:
-        raise InputError(
-            f"{name}: get_config's result has no field {', '.join(missing[:3])}{' …' if missing[3:] else ''}; let it start"
-            " from jaxseg.config.default()."
-        )
-    return config

@@ -1,118 +1,230 @@
-"""Every setting of a run: declared once here, with unit and source, then locked.
+"""Every setting of a run, declared once: default, meaning, what it may be, unit and source.
 
-In: an experiment file of `configs/` (which sets only what differs) and `--config.field=value`. Out: a checked, locked
-`ml_collections.ConfigDict`. `InputError` is the one exception for input that cannot be used; its message is a sentence.
+In: an experiment file of `configs/` (which sets only what differs) and `--config.field=value`. Out: a locked
+`ml_collections.ConfigDict`, made from `SECTIONS`. The checks of values (`jaxseg.config_checks`), `--help=config` and the
+tables of `configs/README.md`, which `python -m jaxseg.config` prints, are made from it too.
 """
 
+import dataclasses
 import difflib
 import json
+import re
+import runpy
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxseg.errors import InputError
+from jaxseg.errors import InputError, did_you_mean
+from jaxseg.labels import LABELS
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One setting.
+
+    Args:
+      default: its value where nothing else is said, and so its type.
+      doc: what it is.
+      choices: the values it may have, each with its meaning; {}: any value of the type.
+      at_least: the least number.
+      at_most: the largest. Where `doc` names no limit, it is far above what is of use, and catches slips of a digit.
+      needs: a field and its value, without which this one has no effect and keeps its default.
+      unit: of the number.
+      source: where the default is from: the study's text ("study"), its authors' longer report ("report"), the code
+        released with it ("code"), or other work by name.
+    """
+
+    default: bool | int | float | str
+    doc: str
+    _: dataclasses.KW_ONLY
+    choices: dict[int | str, str] = dataclasses.field(default_factory=dict)
+    at_least: float | None = None
+    at_most: float | None = None
+    needs: tuple[str, bool | str] | None = None
+    unit: str = ""
+    source: str = ""
+
+    def explain(self) -> str:
+        """What it is and what it may be."""
+        parts = [self.doc]
+        if self.choices:
+            values = [f"{value} ({meaning})".removesuffix(" ()") for value, meaning in self.choices.items()]
+            parts.append(f"One of {', '.join(values)}.")
+        if self.at_least is not None:
+            most = "or more" if self.at_most is None else f"to {self.at_most:,}"
+            parts.append(f"{self.at_least:g} {most}.")
+        if self.needs:
+            parts.append("Only with {}={}.".format(*self.needs))
+        return " ".join(parts)
+
+    def written_default(self) -> str:
+        return f"{self.default} {self.unit}".strip() or '""'
+
+
+MAX_STEPS = 2**31 - 1  # the optimizer counts its steps in an int32
+MAX_EPOCHS = 1_000_000
+MAX_BATCH = 65_536
+MAX_PX = 16_384
+
+UNET = ("model.name", "unet")
+DEEPLABV3 = ("model.name", "deeplabv3")
+RMI = ("loss.name", "pixel_and_rmi")
+VOC2012 = ("data.name", "voc2012")
+
+SOURCES = "Sources: study, its text; report, its authors' longer one; code, what was released with it."
+
+# fmt: off
+# Of each section, what it is about and its fields. The defaults are the study's Model 1 on Cityscapes, by its text.
+SECTIONS = {
+    "": ("The run", {
+        "seed": Field(0, "Of weights, data order, crops and dropout; JAX's keys take 32 bits.", at_least=0, at_most=2**32 - 1),
+        "peer": Field("unet", "Name of the reported network in logs, checkpoints and results."),
+    }),
+    "data": ("images and labels, and how they are read", {
+        "name": Field("cityscapes", "The data set.", choices=dict.fromkeys(LABELS, ""), source="study"),
+        "source_dir": Field("", 'Raw data: a folder, or the official archives in it. "": what was prepared before in data.dir.'),
+        "dir": Field("~/.cache/jaxseg", "Prepared records and downloads go here."),
+        "download": Field(False, "Fetch the official archive (2.0 GB) into data.dir.", needs=VOC2012),
+        "trainaug": Field(False, "Train on ImageSets/Segmentation/trainaug.txt and SegmentationClassAug/.", needs=VOC2012),
+        "scenes": Field(480, "Of synthetic: rendered scenes, the last sixth for validation; numbered in six digits.",
+                        at_least=6, at_most=1_000_000),
+        "resize": Field("square", "How images and labels are resized.", source="study", choices={
+            "square": "to size_px × size_px", "shorter_side": "the shorter side to size_px; code", "none": "not at all"}),
+        "size_px": Field(234, "Side of the resized image.", at_least=1, at_most=MAX_PX, unit="pixels", source="study"),
+        "crop_px": Field(224, "Side of the random square crop.", at_least=16, at_most=MAX_PX, unit="pixels", source="study"),
+        "workers": Field(0, "Processes that read and crop; 0: threads of the main process.", at_least=0, at_most=1_024),
+        "threads": Field(8, "Reading threads in each process; each keeps one batch ready ahead of the step.",
+                         at_least=1, at_most=1_024),
+    }),
+    # This section and the next two are of one network: a further peer has its own.
+    "model": ("what the network is", {
+        "name": Field("unet", "The network.", source="study", choices={"unet": "", "deeplabv3": ""}),
+        "features": Field(32, "Channels of the first level.", at_least=1, at_most=4_096, needs=UNET, source="study"),
+        "backbone": Field("resnet50", "What feeds the head.", needs=DEEPLABV3, source="code", choices={
+            "resnet50": "", "resnet101": "", "resnet14": "for CPUs"}),
+        "stem_features": Field(64, "Channels of the backbone's first layer; all others are in proportion.",
+                               at_least=1, at_most=4_096, needs=DEEPLABV3),
+        "output_stride": Field(8, "Image pixels per pixel of the backbone's output.", needs=DEEPLABV3, source="code", choices={
+            8: "", 16: "a quarter of the arithmetic in the last two stages"}),
+        "auxiliary": Field(False, "A second head on stage 3 while training.", needs=DEEPLABV3),
+        "normalize": Field("none", "What is done to images in [0, 1].", source="code", choices={
+            "none": "nothing", "imagenet": "as torchvision's weights want it"}),
+        "dtype": Field("float32", "Of the computation; parameters and BatchNorm statistics are float32.", choices={
+            "float32": "", "bfloat16": ""}),
+        "remat": Field(False, "Compute the inside of blocks again in the backward pass: less memory, a forward pass more."),
+        "init_from": Field("", "Weights to start from: .pth, .pt, .safetensors or .npz, or a run's folder for its best"
+                           ' checkpoint. "": fresh ones.'),
+        "init_parts": Field("all", "What is taken of init_from.", choices={
+            "all": "", "all_but_head": "", "backbone": "of deeplabv3, also from an ImageNet ResNet"}),
+    }),
+    "loss": ("what the network learns by", {
+        "name": Field("pixel", "The terms.", choices={
+            "pixel": "that term alone: Model 1", "pixel_and_rmi": "with region mutual information: Model 2"}),
+        "pixel": Field("softmax", "The pixel term.", source="report, code", choices={
+            "softmax": "cross-entropy", "sigmoid": "binary cross-entropy of every class"}),
+        "auxiliary_weight": Field(0.5, "Of the auxiliary head's pixel term.", at_least=0.0, needs=("model.auxiliary", True),
+                                  source="torchvision's reference training"),
+        "weight": Field(0.5, "λ; with convex at most 1.", at_least=0.0, needs=RMI, source="study"),
+        "combine": Field("convex", "The sum of both terms.", needs=RMI, source="study", choices={
+            "convex": "λ pixel + (1 - λ) rmi", "additive": "pixel + λ rmi"}),
+        "radius": Field(3, "Side of the square regions; the RMI authors' code takes 10 at most.", at_least=1, at_most=10,
+                        needs=RMI, unit="pixels", source="RMI paper"),
+        "pool": Field("max", "Downsampling before regions are cut.", needs=RMI, source="RMI paper", choices={
+            "max": "", "avg": "", "interpolate": "", "none": "code"}),
+        "pool_size": Field(3, "Its window and stride.", at_least=1, at_most=MAX_PX, needs=RMI, unit="pixels",
+                           source="RMI paper"),
+    }),
+    "optim": ("how the network's parameters are updated", {
+        "name": Field("adam", "The optimizer.", source="report, code", choices={
+            "adam": "betas 0.9, 0.999, eps 1e-8: PyTorch's defaults", "sgd": "momentum 0.9"}),
+        "learning_rate": Field(1e-3, "Where the schedule is highest.", at_least=0.0, source="report, code"),
+        "schedule": Field("constant", "Of the learning rate.", source="code", choices={
+            "constant": "", "cosine": "to 0", "poly": "(1 - step/steps)^0.9"}),
+        "warmup_steps": Field(0, "Linear from 0, before the schedule.", at_least=0, at_most=MAX_STEPS, unit="steps"),
+        "weight_decay": Field(0.0, "Decoupled, on every parameter.", at_least=0.0),
+    }),
+    "peers": ("further networks, by name; each has the sections model, loss and optim too", {
+        "NAME.frozen": Field(False, "Not trained: a teacher, with weights by model.init_from."),
+    }),
+    "mutual": ("with further networks, L_i = own loss_i + w · mean over the other peers j of KL(p_j || p_i)", {
+        "weight": Field(1.0, "w; with 0 the divergence is measured but not learnt from.", at_least=0.0, source="study"),
+        "temperature": Field(1.0, "T > 0: softmax of logits / T, the divergence times T².", source="study"),
+        "pixels": Field("valid", "Where the divergence is taken.", choices={"all": "void ones too; code", "valid": ""}),
+        "form": Field("kl", "The divergence.", source="study", choices={
+            "kl": "of the softmax distributions", "released": "what the released code computes instead"}),
+    }),
+    "train": ("how long is trained, and in what portions", {
+        "epochs": Field(200, "Times through the training images.", at_least=1, at_most=MAX_EPOCHS, source="report, code"),
+        "max_steps": Field(0, "Stop here, with schedules still laid out over epochs; 0: when these are done.",
+                           at_least=0, at_most=MAX_STEPS, unit="steps"),
+        "batch_size": Field(8, "Of a step, over all devices and hosts.", at_least=1, at_most=MAX_BATCH, unit="images",
+                            source="report, code"),
+        "accumulate_steps": Field(1, "Passes that a device's share of the batch is cut into, for batches that do not fit.",
+                                  at_least=1, at_most=MAX_BATCH),
+        "max_skipped_steps": Field(0, "Updates left out because something was not finite; one more stops the run.",
+                                   at_least=0, at_most=MAX_STEPS),
+        "log_every_steps": Field(20, "Between writes of the log; it has a line for every step.", at_least=1, at_most=MAX_STEPS,
+                                 unit="steps"),
+    }),
+    "eval": ("how the networks are scored", {
+        "every_epochs": Field(5, "Between evaluations; the last step has one.", at_least=1, at_most=MAX_EPOCHS, unit="epochs"),
+        "batch_size": Field(8, "Over all devices and hosts.", at_least=1, at_most=MAX_BATCH, unit="images"),
+        "view": Field("whole", "What is scored of an image.", choices={
+            "whole": "every pixel once", "center": "the central crop_px", "random": "random crop_px; code"}),
+        "passes": Field(1, "Times through the validation split; more than one only with view=random (code: 5).",
+                        at_least=1, at_most=1_000),
+        "figure_images": Field(4, "Rows in the figure of image, truth and prediction; 0: no figure.", at_least=0, at_most=1_000),
+    }),
+    "checkpoint": ("what is saved, and kept", {
+        "every_steps": Field(0, "Also between evaluations; 0: not.", at_least=0, at_most=MAX_STEPS, unit="steps"),
+        "keep_latest": Field(2, "How many of the latest.", at_least=1, at_most=1_000_000, unit="checkpoints"),
+        "best": Field("mean_iou", "The best is kept too, by this.", choices={
+            "mean_iou": "of validation, higher", "train_loss": "lower; report, code"}),
+    }),
+}
+# fmt: on
+FIELDS = {
+    f"{name}.{leaf}".removeprefix("."): field
+    for name, (_, fields) in SECTIONS.items()
+    for leaf, field in fields.items()
+}
+
+
+def find_field(path: str) -> Field | None:
+    """What is declared of a dotted path, of a further peer's too; None where nothing is."""
+    of_any_network = re.sub(r"^peers\.[^.]+\.", "", path)
+    return FIELDS.get(of_any_network) or FIELDS.get(re.sub(r"^peers\.[^.]+", "peers.NAME", path))
+
+
+def choices_of(path: str) -> tuple:
+    """The values that a field may have.
+
+    >>> choices_of("model.output_stride")
+    (8, 16)
+    """
+    return tuple(FIELDS[path].choices)
 
 
 def default() -> ConfigDict:
-    """The study's Model 1 on Cityscapes, following the study's text ("code": taken from its released code)."""
-    config = ConfigDict()
-    config.seed = 0  # of weights, data order, crops and dropout
-    config.peer = "unet"  # name of the reported network in logs, checkpoints and results
-
-    config.data = data = ConfigDict()
-    data.name = "cityscapes"  # cityscapes | voc2012 | camvid | synthetic
-    data.source_dir = ""  # raw data: a folder, or the official archives in it; "": what was prepared before in data.dir
-    data.dir = "~/.cache/jaxseg"  # prepared records and downloads go here
-    data.download = False  # voc2012 only: fetch the official archive into data.dir (2.0 GB)
-    data.trainaug = False  # voc2012 only: train on ImageSets/Segmentation/trainaug.txt and SegmentationClassAug/
-    data.scenes = 480  # synthetic only: number of rendered scenes; the last sixth is for validation
-    data.resize = "square"  # square: to size_px × size_px (study) | shorter_side: to size_px (code) | none
-    data.size_px = 234  # pixels, study
-    data.crop_px = 224  # pixels, random square crop of the resized image, study
-    data.workers = 0  # processes that read and crop; 0: threads of the main process
-    data.threads = 8  # reading threads in each process; each keeps one batch ready ahead of the step
-
-    # What the reported network is and learns by; a further peer has the same three sections, below.
-    config.model, config.loss, config.optim = default_model(), default_loss(), default_optim()
-
-    config.peers = ConfigDict()  # further networks, by name, that learn together with the reported one: add_peer()
-    config.mutual = mutual = ConfigDict()  # of runs with further peers only
-    mutual.weight = 1.0  # w in L_i = own loss_i + w · mean over the other peers j of KL(p_j || p_i); study
-    mutual.temperature = 1.0  # T: softmax of logits / T, the divergence times T²; study
-    mutual.pixels = "valid"  # valid | all: void pixels too (code)
-    mutual.form = "kl"  # kl: of the softmax distributions (study) | released: what the released code computes instead
-
-    config.train = train = ConfigDict()
-    train.epochs = 200  # code
-    train.max_steps = 0  # stop here, with schedules still laid out over `epochs`; 0: when the epochs are done
-    train.batch_size = 8  # images a step, over all devices and hosts; code, Model 1
-    train.accumulate_steps = 1  # passes that a device's share of the batch is cut into, for batches that do not fit
-    train.max_skipped_steps = 0  # updates left out because something was not finite; one more stops the run
-    train.log_every_steps = 20
-
-    config.eval = evaluation = ConfigDict()
-    evaluation.every_epochs = 5
-    evaluation.batch_size = 8  # images, over all devices and hosts
-    evaluation.view = "whole"  # whole: every pixel once | center: central crop_px | random: random crop_px (code)
-    evaluation.passes = 1  # times the validation split is gone through; more than one only with view=random (code: 5)
-    evaluation.figure_images = 4  # rows in the figure of image, truth and prediction
-
-    config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_steps = 0  # also between evaluations; 0: at evaluations only
-    checkpoint.keep_latest = 2  # checkpoints
-    checkpoint.best = "mean_iou"  # the best is kept too, by: mean_iou (validation, higher) | train_loss (lower; code)
+    """The study's Model 1 on Cityscapes, by its text."""
+    config = _section("")
+    for name in SECTIONS:
+        if name:
+            config[name] = ConfigDict() if name == "peers" else _section(name)
     return config.lock()
 
 
-def default_model() -> ConfigDict:
-    """The study's U-Net."""
-    model = ConfigDict()
-    model.name = "unet"  # unet | deeplabv3
-    model.features = 32  # unet: channels of the first level, study
-    model.backbone = "resnet50"  # deeplabv3: resnet50 (code) | resnet101 | resnet14, for CPUs
-    model.stem_features = 64  # deeplabv3: channels of the backbone's first layer; all others in proportion
-    model.output_stride = 8  # deeplabv3: 8 (code) | 16: a quarter of the arithmetic in the last two stages
-    model.auxiliary = False  # deeplabv3: a second head on stage 3 while training
-    model.normalize = "none"  # what images in [0, 1] become: none (code) | imagenet, as torchvision's weights want it
-    model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters and BatchNorm statistics are float32
-    model.remat = False  # compute the inside of blocks again in the backward pass: less memory, a forward pass more
-    model.init_from = ""  # start from: .pth, .pt, .safetensors or .npz, or the best checkpoint of a run's folder
-    model.init_parts = "all"  # of init_from: all | all_but_head | backbone (deeplabv3; also of an ImageNet ResNet)
-    return model
-
-
-def default_loss() -> ConfigDict:
-    """Cross-entropy."""
-    loss = ConfigDict()
-    loss.name = "pixel"  # pixel: that term alone (Model 1) | pixel_and_rmi: with region mutual information (Model 2)
-    loss.pixel = "softmax"  # softmax: cross-entropy (code) | sigmoid: binary cross-entropy of every class
-    loss.auxiliary_weight = 0.5  # of the auxiliary head's pixel term; torchvision's reference training
-    loss.weight = 0.5  # λ, study; of the fields from here on, pixel_and_rmi alone makes use
-    loss.combine = "convex"  # convex: λ pixel + (1 - λ) rmi (study) | additive: pixel + λ rmi
-    loss.radius = 3  # pixels, side of the square regions, 1 to 10; RMI paper
-    loss.pool = "max"  # downsampling before regions are cut: max (RMI paper) | avg | interpolate | none (code)
-    loss.pool_size = 3  # pixels, window and stride of it; RMI paper
-    return loss
-
-
-def default_optim() -> ConfigDict:
-    """Adam at a constant rate."""
-    optim = ConfigDict()
-    optim.name = "adam"  # adam: betas 0.9, 0.999, eps 1e-8 (PyTorch's defaults) | sgd: momentum 0.9
-    optim.learning_rate = 1e-3  # code, Model 1
-    optim.schedule = "constant"  # constant (code) | cosine | poly: (1 - step/steps)^0.9
-    optim.warmup_steps = 0  # linear from 0
-    optim.weight_decay = 0.0  # decoupled, on every parameter
-    return optim
+def _section(name: str) -> ConfigDict:
+    return ConfigDict({leaf: field.default for leaf, field in SECTIONS[name][1].items()})
 
 
 def add_peer(config: ConfigDict, name: str) -> ConfigDict:
     """Adds the section config.peers.NAME: model, loss, optim, and frozen (not trained: a teacher); returns it."""
+    peer = ConfigDict({section: _section(section) for section in ("model", "loss", "optim")})
+    peer.frozen = FIELDS["peers.NAME.frozen"].default
     with config.unlocked():
-        config.peers[name] = peer = ConfigDict()
-        peer.model, peer.loss, peer.optim = default_model(), default_loss(), default_optim()
-        peer.frozen = False
-    return peer
+        config.peers[name] = peer
+    return config.peers[name]
 
 
 def peer_sections(config: ConfigDict) -> dict[str, ConfigDict]:
@@ -132,7 +244,8 @@ def is_frozen(config: ConfigDict, name: str) -> bool:
 def follow_released_code(config: ConfigDict) -> None:
     """What every model of the study's released code does otherwise than its text says: data, scoring, checkpoint."""
     config.data.resize = "shorter_side"
-    config.eval.view, config.eval.passes = "random", 5
+    config.eval.view = "random"
+    config.eval.passes = 5
     config.checkpoint.best = "train_loss"
 
 
@@ -158,13 +271,14 @@ def find_config_file(path: str) -> str:
             return f"{folder / Path(name).name}{colon}{variant}"
     presets = sorted({f"configs/{file.name}" for folder in folders for file in folder.glob("[!_]*.py")})
     raise InputError(
-        f"--config={path}: no such file, here or among the presets.{_did_you_mean(name, presets)} Presets: {', '.join(presets)}."
+        f"--config={path}: no such file, here or among the presets.{did_you_mean(name, presets)} Presets: {', '.join(presets)}."
     )
 
 
 def use_rmi(config: ConfigDict) -> None:
     """The study's Model 2: λ BCE + (1 - λ) RMI. What it leaves open is as in the RMI paper: max pooling 3, radius 3."""
-    config.loss.name, config.loss.pixel = "pixel_and_rmi", "sigmoid"
+    config.loss.name = "pixel_and_rmi"
+    config.loss.pixel = "sigmoid"
 
 
 def follow_released_rmi(config: ConfigDict) -> None:
@@ -188,7 +302,8 @@ def follow_released_mutual(config: ConfigDict) -> None:
     """What the released code does for Model 3, where it differs from text and DML paper, but for the teacher's weights:
     those are torchvision's, from a file that the user gives."""
     follow_released_code(config)
-    config.mutual.form, config.mutual.pixels = "released", "all"
+    config.mutual.form = "released"
+    config.mutual.pixels = "all"
     config.train.batch_size = 10
     config.optim.learning_rate = config.peers.teacher.optim.learning_rate = 1e-4
 
@@ -225,7 +340,7 @@ def load_config(workdir: Path) -> ConfigDict:
 
 
 def all_fields(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Every dotted path, in order of declaration."""
+    """Every dotted path, in alphabetical order."""
     paths = []
     for key, value in config.items():
         paths += all_fields(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
@@ -242,9 +357,53 @@ def unknown_field(path: str, config: ConfigDict) -> InputError:
     near = [f for f in fields if f.rsplit(".", 1)[-1] == leaf] or difflib.get_close_matches(path, fields, 3, 0.5)
     near = near or [f for f in fields if difflib.SequenceMatcher(None, leaf, f.rsplit(".", 1)[-1]).ratio() > 0.7]
     hint = f" Did you mean {' or '.join(f'config.{f}' for f in near)}?" if near else ""
-    return InputError(f"config.{path}: there is no such field.{hint} All fields: jaxseg/config.py.")
+    return InputError(f"config.{path}: there is no such field.{hint} All fields: python -m jaxseg.main --help=config.")
 
 
-def _did_you_mean(value, choices) -> str:
-    near = difflib.get_close_matches(str(value), list(map(str, choices)), 1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+def fields_help() -> list[str]:
+    """A line for every field, section by section, for `--help=config`."""
+    lines = [SOURCES]
+    for name, (about, fields) in SECTIONS.items():
+        lines += ["", f"{name}: {about}".removeprefix(": ")]
+        for leaf, field in fields.items():
+            path = f"config.{name}.{leaf}".replace("..", ".")
+            source = f" ({field.source})" if field.source else ""
+            lines.append(f"--{path}: {field.explain()} Default: {field.written_default()}{source}.")
+    return lines
+
+
+def fields_table() -> str:
+    """The same in Markdown."""
+    lines = [SOURCES]
+    for name, (about, fields) in SECTIONS.items():
+        lines += ["", f"### {name}: {about}".replace(" : ", " "), ""]
+        lines += ["| field | default | source | what it is, what it may be |", "|---|---|---|---|"]
+        for leaf, field in fields.items():
+            path = f"{name}.{leaf}".removeprefix(".")
+            lines.append(f"| `{path}` | `{field.written_default()}` | {field.source} | {field.explain()} |")
+    return "\n".join(lines)
+
+
+def run_config_file(path: str) -> ConfigDict:
+    """Runs an experiment file ahead of absl, which would bury its errors. Raises InputError."""
+    name, colon, variant = path.partition(":")
+    try:
+        config = runpy.run_path(name)["get_config"](*([variant] if colon else []))
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's file raises
+        raise InputError(f"{name}: cannot be used as an experiment file ({type(error).__name__}: {error}).") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"{name}: get_config returned a {type(config).__name__}; expected an ml_collections ConfigDict."
+        )
+    if missing := [f"config.{path}" for path in all_fields(default()) if path not in all_fields(config)]:
+        raise InputError(
+            f"{name}: get_config's result has no field {', '.join(missing[:3])}{' …' if missing[3:] else ''}; let it start"
+            " from jaxseg.config.default()."
+        )
+    return config
+
+
+if __name__ == "__main__":
+    print(fields_table())

@@ -4,6 +4,9 @@ In: nothing. Out: what `jaxseg.cli` turns into one line on standard error. Every
 (status 1; please report it).
 """
 
+import difflib
+from collections.abc import Iterable
+
 INTERRUPTED_STATUS = 130  # of KeyboardInterrupt, as shells report SIGINT
 
 
@@ -42,3 +45,13 @@ class StoppedError(RuntimeError):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.status = 128 + signal_number
+
+
+def did_you_mean(value: object, known: Iterable) -> str:
+    """The end of a message: which of `known` is nearest; "" where none is near.
+
+    >>> did_you_mean("trian", ["train", "check"])
+    " Did you mean 'train'?"
+    """
+    near = difflib.get_close_matches(str(value), [str(choice) for choice in known], 1)
+    return f" Did you mean {near[0]!r}?" if near else ""

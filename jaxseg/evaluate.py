@@ -14,6 +14,8 @@ each, config, versions and device, and beside it a folder of small pictures for
 """
 
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -22,7 +24,7 @@ from jaxseg import cli
 from jaxseg.errors import InputError
 from jaxseg.files import make_parent, write_json
 from jaxseg.inference.evaluation import score_checkpoint
-from jaxseg.inference.flags import OPTION_FLAGS, define_option_flags, given_options
+from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.per_image import worst_images
 from jaxseg.reporting.terminal import print_results
 from jaxseg.training.failures import failures_as_errors
@@ -32,12 +34,12 @@ WORST = 5  # images that the command names
 
 def define_flags() -> None:
     cli.define_run()
-    define_option_flags()
+    cli.define_inference_flags()
     flags.DEFINE_string("output", None, "JSON to write; default: WORKDIR/evaluation-STEP….json, named after the flags.")
     flags.DEFINE_bool("full_resolution", False, "Score at the size of the raw labels.")
 
 
-def main() -> None:
+def execute() -> None:
     values = flags.FLAGS
     config = values.config
     workdir = Path(values.workdir).expanduser() if values.workdir else None
@@ -50,8 +52,11 @@ def main() -> None:
         )
     make_parent(beside)
     full = values.full_resolution
-    given = [name for name in OPTION_FLAGS if values[name].present]
-    options = given_options(config, resize="run" if full else "none") if given else None
+    given = [name for name in cli.INFERENCE_FLAGS if values[name].present]
+    options = None
+    if given:
+        looks = cli.inference_flags(resize="run" if full else "none")
+        options = InferenceOptions(**looks, batch=config.eval.batch_size)
     part = beside.with_name(f"{beside.stem}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -87,5 +92,10 @@ def write_scores(output: Path, results: dict, thumbnails: Path) -> None:
     write_json(output, results)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words `argv`, by default those of this process; returns the exit status."""
+    return cli.run(execute, argv, usage=__doc__, define=define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags)
+    sys.exit(main())

@@ -16,6 +16,8 @@ On several hosts or devices, one CPU does it all.
 """
 
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -134,9 +136,12 @@ def define_flags() -> None:
     flags.DEFINE_string("size_px", None, "HEIGHTxWIDTH that an ONNX file is for; default: the training crops'.")
 
 
-def main() -> int:
-    given, config = flags.FLAGS, flags.FLAGS.config
-    workdir, peer, format = given.workdir and Path(given.workdir), given.peer or config.peer, given.format
+def execute() -> int:
+    given = flags.FLAGS
+    config = given.config
+    format = given.format
+    workdir = Path(given.workdir) if given.workdir else None
+    peer = given.peer or config.peer
     refuse(config, peer, format)
     size_px = parse_size(given.size_px, config, peer_sections(config)[peer].model, format)
     suffix = file_suffix(given.output, workdir, format)
@@ -166,5 +171,10 @@ def print_report(export: Export, output: Path, measured: dict) -> None:
     print(f"resize:  {export.about['resize']}")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words `argv`, by default those of this process; returns the exit status."""
+    return cli.run(execute, argv, usage=__doc__, define=define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags)
+    sys.exit(main())

@@ -1,14 +1,17 @@
 """Trains and scores what an experiment file describes.
 
-    python -m jaxseg.main --config=configs/unet_voc.py[:released] [--workdir=DIR] [--config.field=value …]
-                          [--mode=train|overfit|profile]
-                          [--distributed [--coordinator=HOST:PORT --processes=N --process=I]]
+    python -m jaxseg.main --config=configs/unet_voc.py[:released]
+        [--workdir=DIR] [--config.field=value …] [--mode=train|overfit|profile]
+        [--distributed [--coordinator=HOST:PORT --processes=N --process=I]]
 
 The same command again goes on where it stopped. On several hosts, every one runs it with --distributed. --mode=overfit
-tries whether four images can be learned (jaxseg/training/overfit.py), --mode=profile times steps (jaxseg/training/profiling.py).
+tries whether four images can be learned (jaxseg/training/overfit.py), --mode=profile times steps
+(jaxseg/training/profiling.py).
 """
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -35,7 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("process", None, "Which one this is, from 0, likewise.", lower_bound=0)
 
 
-def main() -> int | None:
+def execute() -> int | None:
     if flags.FLAGS["config"].value is None:
         raise InputError(f"--config=FILE is needed.\n{__doc__}")
     config = flags.FLAGS.config
@@ -93,5 +96,10 @@ def next_step(config, workdir: Path) -> str:
     return f"next:    python -m jaxseg.evaluate --workdir={workdir} && python -m jaxseg.report --html {workdir}"
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words `argv`, by default those of this process; returns the exit status."""
+    return cli.run(execute, argv, usage=__doc__, define=define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags)
+    sys.exit(main())

@@ -15,14 +15,15 @@ the rest go on; the exit status is then 2.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from jaxseg import cli
 from jaxseg.errors import InputError
-from jaxseg.inference.flags import define_option_flags, given_options
 from jaxseg.inference.folder import find_images, predict_images
+from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.predictor import check_window, load_predictors
 from jaxseg.provenance import provenance
 from jaxseg.training.failures import failures_as_errors
@@ -30,19 +31,19 @@ from jaxseg.training.failures import failures_as_errors
 
 def define_flags() -> None:
     cli.define_run()
-    define_option_flags()
+    cli.define_inference_flags()
     flags.DEFINE_string("peer", None, "Of a run with several networks; default: the reported one.")
     flags.DEFINE_string("output", None, "Folder for the results.")
     flags.DEFINE_bool("probabilities", False, "Also the probability of every class, float16.")
 
 
-def main(arguments: list[str]) -> int:
+def execute(arguments: list[str]) -> int:
     values = flags.FLAGS
     config = values.config
     if values.output is None:
         raise InputError("--output=DIR is needed: the folder for the results.")
     output = Path(values.output).expanduser()
-    options = given_options(config, resize="run")
+    options = InferenceOptions(**cli.inference_flags(resize="run"), batch=config.eval.batch_size)
     paths = find_images(arguments, output=output)
     make_folder(output)
     workdir = Path(values.workdir).expanduser() if values.workdir else None
@@ -67,5 +68,10 @@ def make_folder(output: Path) -> None:
         raise InputError(f"--output={output}: no folder that can be written ({error.strerror}).") from error
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words `argv`, by default those of this process; returns the exit status."""
+    return cli.run(execute, argv, usage=__doc__, define=define_flags, words="IMAGE")
+
+
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags, words="IMAGE")
+    sys.exit(main())

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from jaxseg import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "pillow")
+PROGRAMS = ("jaxseg ", "python -m ")  # how `sys.argv[0]` begins where jaxseg.__main__ or jaxseg.cli has set it
 
 
 def provenance(config: ConfigDict, data: Mapping | None = None) -> dict:
@@ -42,11 +43,12 @@ def provenance(config: ConfigDict, data: Mapping | None = None) -> dict:
 
 
 def command() -> str:
-    """The command line, as it would be typed."""
-    module = Path(sys.argv[0])
-    folder = module.absolute().parent.name
-    name = f"-m {folder}.{module.stem}" if folder in ("jaxseg", "scripts") else module.name
-    return shlex.join(["python", *name.split(), *sys.argv[1:]])
+    """The command line, as it was typed."""
+    program, *words = sys.argv
+    if not program.startswith(PROGRAMS):  # `python -m MODULE`, or `python FILE`
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else shlex.join(["python", program])
+    return " ".join([program, *map(shlex.quote, words)])
 
 
 def commit() -> str | None:

@@ -15,6 +15,7 @@ no JAX: results can be looked at anywhere.
 import csv
 import io
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -369,7 +370,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("gallery", 60, "Images on the page of runs, at most.", lower_bound=1)
 
 
-def main(words: Sequence[str]) -> None:
+def execute(words: Sequence[str]) -> None:
     options = flags.FLAGS
     results, output = Path(options.results), options.output
     if not options.html:
@@ -389,5 +390,10 @@ def main(words: Sequence[str]) -> None:
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words `argv`, by default those of this process; returns the exit status."""
+    return cli.run(execute, argv, usage=__doc__, define=define_flags, words="[NAME=]RUN")
+
+
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags, words="[NAME=]RUN")
+    sys.exit(main())

@@ -16,6 +16,8 @@ from --source or as prepared before. Exit status: 0 all done, 1 a run failed
 
 import contextlib
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -38,7 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("dry_run", False, "Print the plan with estimated time and memory.")
 
 
-def main() -> int:
+def execute() -> int:
     values = flags.FLAGS
     if (values.preset is None) == (values.plan is None):
         raise InputError(f"one of --preset=NAME and --plan=FILE.toml is needed.\n{__doc__}")
@@ -76,5 +78,10 @@ def raw_folders(sources: list[str]) -> dict[str, str]:
     return folders
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words `argv`, by default those of this process; returns the exit status."""
+    return cli.run(execute, argv, usage=__doc__, define=define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags)
+    sys.exit(main())

@@ -9,18 +9,90 @@ import pytest
 
 from jaxseg import cli
 from jaxseg.config import (
+    FIELDS,
+    add_peer,
     all_fields,
+    choices_of,
     default,
+    fields_help,
+    fields_table,
     find_config_file,
+    find_field,
     get_field,
     load_config,
     unknown_field,
     use_mutual_learning,
 )
-from jaxseg.config_checks import check_devices, validate
+from jaxseg.config_checks import UNET_MULTIPLE_PX, check_devices, validate
 from jaxseg.errors import InputError
+from jaxseg.models.factory import NORMALIZE, SIZE_MULTIPLE_PX
+from jaxseg.models.resnet import DEPTHS
+from jaxseg.training.checkpoint import HIGHER_IS_BETTER
 
-PRESETS = sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
+CONFIGS = Path(__file__).parents[1] / "configs"
+PRESETS = sorted(CONFIGS.glob("[!_]*.py"))
+NETWORK = {
+    "model": {
+        "name": "unet",
+        "features": 32,
+        "backbone": "resnet50",
+        "stem_features": 64,
+        "output_stride": 8,
+        "auxiliary": False,
+        "normalize": "none",
+        "dtype": "float32",
+        "remat": False,
+        "init_from": "",
+        "init_parts": "all",
+    },
+    "loss": {
+        "name": "pixel",
+        "pixel": "softmax",
+        "auxiliary_weight": 0.5,
+        "weight": 0.5,
+        "combine": "convex",
+        "radius": 3,
+        "pool": "max",
+        "pool_size": 3,
+    },
+    "optim": {
+        "name": "adam",
+        "learning_rate": 0.001,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+    },
+}
+DEFAULT = {
+    "seed": 0,
+    "peer": "unet",
+    "data": {
+        "name": "cityscapes",
+        "source_dir": "",
+        "dir": "~/.cache/jaxseg",
+        "download": False,
+        "trainaug": False,
+        "scenes": 480,
+        "resize": "square",
+        "size_px": 234,
+        "crop_px": 224,
+        "workers": 0,
+        "threads": 8,
+    },
+    **NETWORK,
+    "peers": {},
+    "mutual": {"weight": 1.0, "temperature": 1.0, "pixels": "valid", "form": "kl"},
+    "train": {
+        "epochs": 200,
+        "max_steps": 0,
+        "batch_size": 8,
+        "accumulate_steps": 1,
+        "max_skipped_steps": 0,
+        "log_every_steps": 20,
+    },
+    "eval": {"every_epochs": 5, "batch_size": 8, "view": "whole", "passes": 1, "figure_images": 4},
+    "checkpoint": {"every_steps": 0, "keep_latest": 2, "best": "mean_iou"},
+}
 
 
 def load_preset(path: Path, variant: str = ""):
@@ -37,6 +109,24 @@ def changed(config=None, **fields):
             section, _, leaf = path.replace("__", ".").rpartition(".")
             (get_field(config, section) if section else config)[leaf] = value
     return config
+
+
+def with_types(content):
+    """Values and their types: 1, 1.0 and True are equal to ==."""
+    if isinstance(content, dict):
+        return {key: with_types(value) for key, value in content.items()}
+    return type(content), content
+
+
+def test_default_config_has_these_values_and_types():
+    config = default()
+    assert with_types(config.to_dict()) == with_types(DEFAULT)
+    assert config.is_locked
+    assert config.model.is_locked
+    peer = add_peer(config, "teacher")
+    assert peer is config.peers.teacher
+    assert peer.is_locked
+    assert with_types(peer.to_dict()) == with_types({**NETWORK, "frozen": False})
 
 
 def test_default_is_the_studys_model_1():
@@ -68,7 +158,7 @@ def test_default_is_the_studys_model_1():
         ({"data__name": "synthetic", "data__source_dir": "x"}, ["config.data.source_dir", "synthetic"]),
         ({"peer": "../x"}, ["config.peer", "'../x'"]),
         ({"loss__radius": 5}, ["config.loss.radius=5", "no effect", "config.loss.name=pixel_and_rmi"]),
-        ({"loss__name": "pixel_and_rmi", "loss__radius": 11}, ["config.loss.radius is 11", "1 to 10"]),
+        ({"loss__name": "pixel_and_rmi", "loss__radius": 11}, ["config.loss.radius is 11", "at most 10"]),
         ({"loss__name": "pixel_and_rmi", "loss__weight": 1.5}, ["config.loss.weight=1.5", "-0.5", "additive"]),
         (
             {"loss__name": "pixel_and_rmi", "loss__pool_size": 100},
@@ -89,7 +179,10 @@ def test_refusals_name_field_and_value(fields, words):
     [
         ({"peers__teacher__model__name": "deeplab"}, ["config.peers.teacher.model.name is 'deeplab'", "deeplabv3"]),
         ({"peers__teacher__model__output_stride": 4}, ["config.peers.teacher.model.output_stride is 4", "8, 16"]),
-        ({"peers__teacher__model__features": 8}, ["config.peers.teacher.model.features=8", "no effect", "'unet'"]),
+        (
+            {"peers__teacher__model__features": 8},
+            ["config.peers.teacher.model.features=8", "no effect", "config.peers.teacher.model.name=unet"],
+        ),
         ({"model__backbone": "resnet101"}, ["config.model.backbone=resnet101", "no effect", "'unet'"]),
         ({"peers__teacher__optim__learning_rate": -1.0}, ["config.peers.teacher.optim.learning_rate is -1.0"]),
         (
@@ -233,11 +326,69 @@ def test_presets_are_found_from_anywhere(tmp_path, monkeypatch):
     assert find_config_file("mine.py") == "mine.py"
 
 
-def test_every_checked_field_exists():
-    from jaxseg.config_checks import AT_LEAST, CHOICES
+def test_declarations_agree_with_themselves():
+    for path, field in FIELDS.items():
+        assert field.doc.endswith("."), path
+        assert not field.choices or field.default in field.choices, path
+        assert field.at_most is None or field.at_least <= field.default <= field.at_most, path
+        if field.needs:
+            name, value = field.needs
+            assert type(FIELDS[name].default) is type(value)
+            assert not FIELDS[name].choices or value in FIELDS[name].choices
+    assert sorted([*all_fields(default()), "peers.NAME.frozen"]) == sorted(FIELDS)
 
-    for path in [*AT_LEAST, *CHOICES]:
-        get_field(default(), path)
+
+def test_every_number_has_bounds_that_are_checked():
+    numbers = [path for path, field in FIELDS.items() if type(field.default) in (int, float) and not field.choices]
+    assert [path for path in numbers if FIELDS[path].at_least is None] == ["mutual.temperature"]  # above 0, a rule
+    for path in numbers:
+        at_least, at_most = FIELDS[path].at_least, FIELDS[path].at_most
+        assert at_most is not None or isinstance(FIELDS[path].default, float)
+        for value in [] if at_least is None else [at_least - 1, *([] if at_most is None else [at_most + 1])]:
+            with pytest.raises(InputError, match=f"config.{path} is {value}; expected at "):
+                validate(changed(**{path.replace(".", "__"): value}))
+
+
+def test_fields_of_further_peers_are_those_of_the_reported_one():
+    assert find_field("peers.teacher.loss.radius") is FIELDS["loss.radius"]
+    assert find_field("peers.teacher.frozen") is FIELDS["peers.NAME.frozen"]
+    assert find_field("frozen") is find_field("loss.lambda") is find_field("peers") is None
+
+
+def test_choices_are_what_the_code_knows():
+    assert set(choices_of("model.backbone")) == set(DEPTHS)
+    assert set(choices_of("model.name")) == set(SIZE_MULTIPLE_PX)
+    assert set(choices_of("model.normalize")) == set(NORMALIZE)
+    assert set(choices_of("checkpoint.best")) == set(HIGHER_IS_BETTER)
+    assert SIZE_MULTIPLE_PX["unet"] == UNET_MULTIPLE_PX
+
+
+def test_the_readme_of_configs_has_the_table_of_fields():
+    text = (CONFIGS / "README.md").read_text()
+    before, _, rest = text.partition("<!-- fields: python -m jaxseg.config -->\n")
+    table, end, _ = rest.partition("\n<!-- end of fields -->\n")
+    assert before
+    assert end
+    assert table == fields_table()
+
+
+def test_the_readmes_experiment_file_is_one():
+    scope = {}
+    exec((CONFIGS / "README.md").read_text().split("```python\n")[1].split("```")[0], scope)
+    config = scope["get_config"]("wide")
+    validate(config)
+    assert (config.data.name, config.loss.name, config.model.features) == ("camvid", "pixel_and_rmi", 64)
+
+
+def test_help_and_table_name_every_field():
+    lines = "\n".join(fields_help())
+    for path, field in FIELDS.items():
+        assert f"--config.{path}: {field.explain()} Default: {field.written_default()}" in lines
+        assert f"| `{path}` | `{field.written_default()}` | {field.source} | {field.explain()} |" in fields_table()
+    assert FIELDS["loss.radius"].written_default() == "3 pixels"
+    assert FIELDS["data.source_dir"].written_default() == '""'
+    assert FIELDS["loss.radius"].explain().endswith("1 to 10. Only with loss.name=pixel_and_rmi.")
+    assert FIELDS["model.name"].explain() == "The network. One of unet, deeplabv3."
 
 
 def test_override_of_unknown_field_is_refused_before_parsing():

@@ -249,7 +249,7 @@ def test_a_start_from_safetensors_is_the_run_bit_for_bit(unet, run, monkeypatch,
 def in_process(monkeypatch, config, **given) -> int:
     flags = {"workdir": None, "checkpoint": "last", "peer": None, "format": None, "output": None, "size_px": None}
     monkeypatch.setattr(export.flags, "FLAGS", SimpleNamespace(**flags | {"config": config} | given))
-    return export.main()
+    return export.execute()
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])

@@ -126,7 +126,9 @@ def test_out_of_memory_says_what_to_change(tiny_mutual, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("error", "status"), [("ResourceError", 4), ("HostLostError", 5), ("NonFiniteError", 3)])
 def test_statuses(error, status):
-    program = f"from jaxseg import cli\ndef main(): raise cli.{error}('why')\ncli.run(main, usage='')"
+    program = (
+        f"import sys\nfrom jaxseg import cli\ndef main(): raise cli.{error}('why')\nsys.exit(cli.run(main, usage=''))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (status, "stopped: why\n")
 

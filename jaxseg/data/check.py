@@ -8,6 +8,8 @@ occur, image sizes, and one line per bad file. Exit status 1 if anything is wron
 
 import collections
 import dataclasses
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
@@ -113,7 +115,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("trainaug", False, "voc2012: the trainaug list as training split.")
 
 
-def main() -> int:
+def execute() -> int:
     for name in ("dataset", "source_dir"):
         if flags.FLAGS[name].value is None:
             raise InputError(f"--{name} is needed.\n{__doc__}")
@@ -127,5 +129,10 @@ def main() -> int:
     return EXIT_PROBLEMS if problems else 0
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words `argv`, by default those of this process; returns the exit status."""
+    return cli.run(execute, argv, usage=__doc__, define=define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=define_flags)
+    sys.exit(main())

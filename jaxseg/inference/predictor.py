@@ -19,8 +19,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy import special
 
-from jaxseg.cli import try_config_file
-from jaxseg.config import find_config_file, load_config, peer_sections
+from jaxseg.config import find_config_file, load_config, peer_sections, run_config_file
 from jaxseg.config_checks import validate
 from jaxseg.data.sources import read_image, to_rgb
 from jaxseg.data.transforms import resize_image, resized_hw
@@ -95,7 +94,7 @@ def load(
         loaded = load_config(folder)
     else:
         folder = None
-        loaded = try_config_file(find_config_file(str(config)))
+        loaded = run_config_file(find_config_file(str(config)))
         loaded.model.init_from = str(run)
     return load_predictors(loaded, folder, str(checkpoint), names=[peer or loaded.peer])[0]
 

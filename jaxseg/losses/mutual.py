@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
+from jaxseg.config import choices_of
 from jaxseg.ops import valid_pixels
 
-FORMS = ("kl", "released")
-PIXELS = ("all", "valid")
+FORMS = choices_of("mutual.form")
+PIXELS = choices_of("mutual.pixels")
 
 
 @functools.partial(jax.jit, static_argnames=("pixels", "form"))

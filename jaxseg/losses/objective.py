@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 from ml_collections import ConfigDict
 
+from jaxseg.config import choices_of
 from jaxseg.losses.mutual import divergence
 from jaxseg.losses.pixel import binary_cross_entropy, cross_entropy
 from jaxseg.losses.rmi import check_arguments, rmi_of_maps
@@ -61,8 +62,8 @@ def pixel_and_rmi_loss(
     >>> round(float(terms["pixel"]), 3)  # 2 ln 2 · 256 / 257
     1.381
     """
-    check_choice("pixel", pixel, ("sigmoid", "softmax"))
-    check_choice("combine", combine, ("convex", "additive"))
+    check_choice("pixel", pixel, choices_of("loss.pixel"))
+    check_choice("combine", combine, choices_of("loss.combine"))
     logits = promote_to_float32(jnp.asarray(logits))
     label = jnp.asarray(label)
     valid = valid_pixels(label, logits.shape[-1])

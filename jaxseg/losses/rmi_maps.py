@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
+from jaxseg.config import choices_of
 from jaxseg.ops import max_pool, pad_to_windows, promote_to_float32, resize_bilinear, window_views
 
-POOLS = ("max", "avg", "interpolate", "none")
+POOLS = choices_of("loss.pool")
 LEAST_PROB = 1e-6  # `_CLIP_MIN` of their code
 
 

@@ -19,8 +19,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxseg.cli import try_config_file
-from jaxseg.config import all_fields, find_config_file, unknown_field
+from jaxseg.config import all_fields, find_config_file, run_config_file, unknown_field
 from jaxseg.config_checks import validate
 from jaxseg.errors import InputError
 from jaxseg.files import write_json
@@ -73,7 +72,7 @@ class Run:
 
     def config(self) -> ConfigDict:
         """The config that those flags make. Raises InputError."""
-        config = try_config_file(find_config_file(self.config_file))
+        config = run_config_file(find_config_file(self.config_file))
         for path, value in {"seed": self.seed, **self.fields}.items():
             if path not in all_fields(config):
                 raise unknown_field(path, config)

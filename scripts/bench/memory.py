@@ -20,8 +20,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from jaxseg.cli import try_config_file
-from jaxseg.config import find_config_file, peer_sections
+from jaxseg.config import find_config_file, peer_sections, run_config_file
 from jaxseg.files import write_json
 from jaxseg.provenance import commit
 from jaxseg.studies.estimate import abstract_peers
@@ -50,7 +49,7 @@ def main() -> None:
     parser.add_argument("--batches", default="4,8", help="two sizes, per device")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    config = try_config_file(find_config_file(options.config))
+    config = run_config_file(find_config_file(options.config))
     small, large = map(int, options.batches.split(","))
     device = jax.devices()[0].device_kind
     table = Table(title=f"{options.config}, {config.data.crop_px} pixels, compiled for {device}", title_justify="left")

@@ -29,7 +29,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the runs need
 import jax
 import numpy as np
 
-from jaxseg.cli import EXIT_INPUT
 from jaxseg.config import load_config
 from jaxseg.errors import InputError
 from jaxseg.files import write_json
@@ -213,4 +212,4 @@ if __name__ == "__main__":
         sys.exit(main(parse_options()))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_INPUT)
+        sys.exit(error.status)

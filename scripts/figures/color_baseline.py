@@ -54,7 +54,7 @@ def score_color(counts: np.ndarray, data, split: str) -> tuple[float, float]:
     return mean_iou(confusion), pixel_accuracy(confusion)
 
 
-def main() -> None:
+def execute() -> None:
     prepared = prepare(flags.FLAGS.config.data)
     counts = fit_color(prepared, "train")
     for name, table in (("color", counts), ("frequency", counts.sum(0, keepdims=True) + np.zeros_like(counts))):
@@ -63,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, usage=__doc__, define=lambda: cli.define_config_file("configs/demo.py"))
+    sys.exit(cli.run(execute, usage=__doc__, define=lambda: cli.define_config_file("configs/demo.py")))

@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ml_collections import ConfigDict
 
-from jaxseg.cli import EXIT_INPUT
 from jaxseg.config import load_config
 from jaxseg.data.prepare import prepare
 from jaxseg.errors import InputError
@@ -75,4 +74,4 @@ if __name__ == "__main__":
         main(parse_options())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_INPUT)
+        sys.exit(error.status)

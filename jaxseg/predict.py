@@ -167,7 +167,7 @@ def write_prediction(
         f"masks/{name}.png": mask.save,
         f"overlays/{name}.jpg": functools.partial(Image.fromarray(np.round(overlay).astype(np.uint8)).save, quality=90),
     }
-    if labels is LABELS["cityscapes"]:
+    if labels == LABELS["cityscapes"]:
         raw_id = np.array([row.raw_id for row in labels.classes], np.uint8)
         writers[f"label_ids/{name}.png"] = Image.fromarray(raw_id[label]).save
     if probabilities:

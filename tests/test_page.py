@@ -244,6 +244,9 @@ def test_lines_of_runs_by_hand():
     assert [line.get_color(), single.get_color()] == [RUN_COLORS[0], RUN_COLORS[2]]
     assert (axis.get_xlim()[0], axis.get_ylim()[0], axis.get_yscale()) == (0, 0, "linear")
     assert plot_runs([[(1, -24.0), (2, -13.0)]]).axes[0].get_ylim()[0] < -24
+    (few,) = plot_runs([[(1, 0.0), (4, 0.0)]]).axes
+    assert few.get_ylim() == (0, 1)
+    assert few.get_xticks().tolist() == [0, 1, 2, 3, 4, 5]
     nine = plot_runs([[(1, 1.0), (2, 2.0)]] * 9).axes[0].lines
     assert [(line.get_color(), line.get_linestyle()) for line in (nine[0], nine[8])] == [
         (RUN_COLORS[0], "-"), (RUN_COLORS[0], "--"),

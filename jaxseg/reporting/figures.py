@@ -173,6 +173,7 @@ def plot_runs(lines: Sequence[Points], *, log: bool = False) -> Figure:
                 axis.plot(*zip(*thin(points), strict=True), **options, marker=".", markevery=[-1], gid=f"run-{index}")
         axis.set_xlim(left=0)
         axis.set_xlabel("step")
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=(1, 2, 5, 10), integer=True))
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 12k
         axis.spines["bottom"].set_color(GRID_COLOR)
         axis.tick_params(axis="x", color=GRID_COLOR)
@@ -189,8 +190,9 @@ def style_value_axis(axis: Axes, *, log: bool) -> None:
         axis.minorticks_off()
     else:
         axis.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=(1, 2, 5, 10)))
-        if min(min(line.get_ydata()) for line in axis.lines) >= 0:
-            axis.set_ylim(bottom=0)
+        values = np.concatenate([line.get_ydata() for line in axis.lines])
+        if values.min() >= 0:
+            axis.set_ylim(0, 1.05 * values.max() or 1)
     axis.yaxis.set_major_formatter("{x:g}")
     axis.grid(axis="y", color=GRID_COLOR)
     axis.spines["left"].set_visible(False)

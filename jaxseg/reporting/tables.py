@@ -1,14 +1,13 @@
 """The tables of a report as Markdown, CSV and LaTeX.
 
 In: `Study`s, and runs that belong to none. Out: report.md, which links the figures that `reporting.figures` draws; table1
-(of our paper "Semantic Segmentation with Mutual Information", RECPAD 2024) and differences as CSV and LaTeX; runs and
-classes as CSV. Imports no JAX.
+(the paper's Table 1) and differences as CSV and LaTeX; runs and classes as CSV. Imports no JAX.
 """
 
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from jaxseg.labels import LABELS
@@ -48,13 +47,19 @@ Rows = list[list[str]]
 
 def write_tables(studies: list[Study], single_runs: dict[str, dict], output: Path) -> list[Path]:
     """Writes every table into the folder `output`, which must be there; returns the paths, report.md first."""
+
+    def of_all(rows_of: Callable[[Study], Iterable[list]]) -> list[list]:
+        return [row for study in studies for row in rows_of(study)]
+
     texts = {
         "report.md": report_markdown(studies, single_runs),
-        "runs.csv": to_csv("plan dataset protocol arm seed iou acc wall_time_s commit command", run_rows(studies)),
-        "classes.csv": to_csv("plan dataset protocol arm class iou iou_sd runs", class_rows(studies)),
-        "table1.csv": to_csv("source dataset protocol model iou iou_sd acc acc_sd runs", table1_rows(studies)),
+        "runs.csv": to_csv("plan dataset protocol arm seed iou acc wall_time_s commit command", of_all(run_rows)),
+        "classes.csv": to_csv("plan dataset protocol arm class iou iou_sd runs", of_all(class_rows)),
+        "table1.csv": to_csv(
+            "source dataset protocol model iou iou_sd acc acc_sd runs", paper_rows() + of_all(table1_rows)
+        ),
         "differences.csv": to_csv(
-            "plan question dataset protocol of against metric pairs difference low high", difference_rows(studies)
+            "plan question dataset protocol of against metric pairs difference low high", of_all(difference_rows)
         ),
         "table1.tex": table1_latex(studies),
         "differences.tex": differences_latex(studies),
@@ -261,62 +266,56 @@ def markdown_table(header: list[str], rows: Rows, *, left: int = 1) -> str:
 # ---- CSV
 
 
-def to_csv(header: str, rows: Iterable[list]) -> str:
-    """header: the names of the columns, with blanks between them."""
+def to_csv(columns: str, rows: Iterable[list]) -> str:
+    """columns: their names, with blanks between them."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([header.split(), *rows])
+    csv.writer(stream, lineterminator="\n").writerows([columns.split(), *rows])
     return stream.getvalue()
 
 
-def table1_rows(studies: list[Study]) -> list[list]:
-    """Long form: a row per source, data set, protocol and model."""
-    rows = []
-    for dataset, models in PAPER_TABLE1.items():
-        rows += [["paper", dataset, "", model, iou, "", accuracy, "", ""] for model, (iou, accuracy) in models.items()]
-    for study in studies:
-        for setting in study.model_settings:
-            for model, scores in table1(study, *setting).items():
-                numbers = [format_number(v) for metric in METRICS for v in (scores[metric].mean, scores[metric].std)]
-                rows.append([study.plan["plan"], *setting, model, *numbers, scores["mean_iou"].count])
-    return rows
+def paper_rows() -> list[list]:
+    return [
+        ["paper", dataset, "", model, iou, "", accuracy, "", ""]
+        for dataset, models in PAPER_TABLE1.items()
+        for model, (iou, accuracy) in models.items()
+    ]
 
 
-def run_rows(studies: list[Study]) -> list[list]:
-    """Every run of every study, once, with what makes it again; of a run that failed, why."""
-    rows = []
-    for study in studies:
-        for run in (study.runs[planned["name"]] for planned in study.plan["runs"] if planned["name"] in study.runs):
-            cell = [run["study"][key] for key in ("plan", "dataset", "protocol", "arm", "seed")]
-            scores = [format_number(score(run, metric)) for metric in METRICS]
-            seconds = "" if "failed" in run else f"{run['wall_time_s']:.0f}"
-            made_by = ["", run["failed"]] if "failed" in run else [run["commit"], run["command"]]
-            rows.append([*cell, *scores, seconds, *made_by])
-    return rows
+def table1_rows(study: Study) -> Iterator[list]:
+    """A row per data set, protocol and model."""
+    for setting in study.model_settings:
+        for model, scores in table1(study, *setting).items():
+            numbers = [format_number(v) for metric in METRICS for v in (scores[metric].mean, scores[metric].std)]
+            yield [study.plan["plan"], *setting, model, *numbers, scores["mean_iou"].count]
 
 
-def class_rows(studies: list[Study]) -> list[list]:
-    """A row per study, data set, protocol, arm and class."""
-    rows = []
-    for study in studies:
-        for cell in study.cells:
-            runs = study.runs_by_seed(*cell)
-            for name in class_names(runs.values()):
-                iou = summarize_class(runs, name)
-                numbers = [format_number(iou.mean), format_number(iou.std), iou.count]
-                rows.append([study.plan["plan"], *cell, name, *numbers])
-    return rows
+def run_rows(study: Study) -> Iterator[list]:
+    """Every run, with what makes it again; of a run that failed, why."""
+    for run in (study.runs[planned["name"]] for planned in study.plan["runs"] if planned["name"] in study.runs):
+        cell = [run["study"][key] for key in ("plan", "dataset", "protocol", "arm", "seed")]
+        scores = [format_number(score(run, metric)) for metric in METRICS]
+        if "failed" in run:
+            yield [*cell, *scores, "", "", run["failed"]]
+        else:
+            yield [*cell, *scores, f"{run['wall_time_s']:.0f}", run["commit"], run["command"]]
 
 
-def difference_rows(studies: list[Study]) -> list[list]:
+def class_rows(study: Study) -> Iterator[list]:
+    """A row per data set, protocol, arm and class."""
+    for cell in study.cells:
+        runs = study.runs_by_seed(*cell)
+        for name in class_names(runs.values()):
+            iou = summarize_class(runs, name)
+            yield [study.plan["plan"], *cell, name, format_number(iou.mean), format_number(iou.std), iou.count]
+
+
+def difference_rows(study: Study) -> Iterator[list]:
     """A row per question, data set and metric."""
-    rows = []
-    for study in studies:
-        for question in study.questions:
-            for metric in METRICS:
-                difference = paired_difference(*study.runs_compared(question), metric)
-                numbers = map(format_number, (difference.mean, difference.low, difference.high))
-                rows.append([study.plan["plan"], *question, metric, difference.count, *numbers])
-    return rows
+    for question in study.questions:
+        for metric in METRICS:
+            difference = paired_difference(*study.runs_compared(question), metric)
+            numbers = map(format_number, (difference.mean, difference.low, difference.high))
+            yield [study.plan["plan"], *question, metric, difference.count, *numbers]
 
 
 # ---- LaTeX

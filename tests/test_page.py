@@ -438,6 +438,17 @@ def test_page_of_a_results_folder(tmp_path):
     assert "**" not in re.sub(r"<script>.*?</script>|<style>.*?</style>", "", text, flags=re.DOTALL)
 
 
+def test_a_results_page_escapes_what_a_plan_says(tmp_path):
+    names = [f"camvid-text-{model}-seed0" for model in ("unet", "rmi")]
+    folder = write_study(tmp_path / "p", {name: study_run(name, iou=0.5) for name in names})
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"title": 'A <b>"study"</b>', "note": "1 < 2 <script>"}))
+    text = results_html(tmp_path)
+    check_document(text)
+    assert not re.search(r"<b>|<script>(?!\n//)", text)
+    assert text.count("A &lt;b&gt;&#34;study&#34;&lt;/b&gt;: paired differences") == 2  # region and caption
+
+
 @pytest.fixture
 def browser(tmp_path):
     """Chromium without a network, with its log."""

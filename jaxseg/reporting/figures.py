@@ -1,98 +1,115 @@
-"""Figures of studies: training curves, confusion matrices, paired differences.
+"""Everything that is drawn: figures of studies, curves of single runs, pictures beside their predictions.
 
-In: `Study`s. Out: PNG and SVG files, the same bytes for the same runs and matplotlib. Imports no JAX.
+In: `Study`s, points of curves, or label maps. Out: matplotlib figures, and PNG and SVG files of them, the same bytes for
+the same input and matplotlib. Imports no JAX.
 """
 
-from collections.abc import Callable, Sequence
+import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-
-from jaxseg.labels import VOID, Labels
-
-matplotlib.use("agg")
 import numpy as np
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from jaxseg.reporting.comparison import DATASETS, MODELS, NAMES, Study, class_scores, paired, questions, score
+from jaxseg.labels import LABELS, VOID, Labels
+from jaxseg.reporting.comparison import MODEL_NAMES, MODELS, Study, class_ious, pair_differences, paired_difference
 
-VERDICT_COLORS = {"higher": "#009E73", "lower": "#D55E00", "open": "#777777"}
-COLORS = {"unet": "#0072B2", "rmi": "#D55E00", "mutual": "#009E73"}  # Okabe and Ito: told apart by every eye
+# Okabe and Ito's colors, told apart by every eye, some darker; a page in the dark has lighter ones (html/page.css).
+RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#b4558f", "#c98a00", "#3d9bd1", "#7a5c3e", "#6b7075")
+MODEL_COLORS = dict(zip(MODELS, RUN_COLORS, strict=False))
+VERDICT_COLORS = {"higher": "#009e73", "lower": "#d55e00", "open": "#777777"}
 STYLE = {"svg.hashsalt": "jaxseg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+GRID_COLOR = (0, 0, 0, 0.16)
+DPI = 110
+MAX_POINTS = 400  # of a run's line: about one per unit of the chart's width
+LOG_RATIO = 30  # a loss that falls by more than this factor is drawn on a logarithmic axis
+VOID_COLOR = (255, 255, 255)
+
+Points = Sequence[tuple[float, float]]
 
 
-def draw(studies: list[Study], output: Path) -> list[Path]:
-    """Every figure of every study, as PNG and SVG; returns the paths."""
+# ---- Studies
+
+
+def save_study_figures(studies: list[Study], output: Path) -> list[Path]:
+    """Every figure of every study, as PNG and SVG into the folder `output`; returns the paths."""
     paths = []
     for study in studies:
-        for kind, function in kinds(study).items():
+        for name, figure in study_figures(study).items():
+            paths += [output / f"{name}.png", output / f"{name}.svg"]
             with matplotlib.rc_context(STYLE):
-                figure = function(study)
-                for suffix in ("png", "svg"):
-                    paths.append(output / f"{study.plan['plan']}_{kind}.{suffix}")
-                    figure.savefig(paths[-1], dpi=110, metadata={"Date": None} if suffix == "svg" else None)
-                pyplot.close(figure)
+                figure.savefig(paths[-2], dpi=DPI)
+            paths[-1].write_text(to_svg(figure), encoding="utf-8")
     return paths
 
 
-def kinds(study: Study) -> dict[str, Callable[[Study], Figure]]:
-    """Which figures the runs of a study are enough for."""
-    found = {"differences": draw_differences} if questions(study) else {}
-    return found | ({"curves": draw_curves, "confusion": draw_confusion} if scored(study) else {})
+def to_svg(figure: Figure, *, fonttype: str = "path") -> str:
+    """fonttype: "path" draws every letter, "none" writes text in the reader's fonts."""
+    stream = io.StringIO()
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": fonttype}):
+        figure.savefig(stream, format="svg", dpi=DPI, metadata={"Date": None})
+    return stream.getvalue()
 
 
-def scored(study: Study) -> list[tuple[str, str]]:
-    """Data sets and protocols with a run of the study's models that did not fail."""
-    return [s for s in study.model_settings if any(whole(study, *s, model) for model in MODELS)]
+def study_figures(study: Study) -> dict[str, Figure]:
+    """PLAN_KIND -> figure, of the kinds that the study's runs are enough for."""
+    kinds = {"differences": plot_differences} if study.questions else {}
+    if study.finished_settings:
+        kinds |= {"curves": plot_curves, "confusion": plot_confusions}
+    with matplotlib.rc_context(STYLE):
+        return {f"{study.plan['plan']}_{kind}": plot(study) for kind, plot in kinds.items()}
 
 
-def whole(study: Study, dataset: str, protocol: str, model: str) -> list[dict]:
-    return [run for run in study.of(dataset, protocol, model).values() if "failed" not in run]
-
-
-def draw_curves(study: Study) -> Figure:
+def plot_curves(study: Study) -> Figure:
     """A row per data set: pixel term of training (with RMI binary cross-entropy, else softmax), validation's mean IoU."""
-    settings = scored(study)
-    size = {"figsize": (7, 2.2 * len(settings) + 0.3), "squeeze": False, "layout": "constrained"}
-    figure, axes = pyplot.subplots(len(settings), 2, **size)
+    settings = study.finished_settings
+    figure = Figure(figsize=(7, 2.2 * len(settings) + 0.3), layout="constrained")
+    axes = figure.subplots(len(settings), 2, squeeze=False)
     for setting, (left, right) in zip(settings, axes, strict=True):
-        name = f"{DATASETS[setting[0]]}, {setting[1]}"
         for model in MODELS:
-            runs = whole(study, *setting, model)
-            draw_curve(left, [(run["curves"]["train"]["step"], run["curves"]["train"]["pixel"]) for run in runs], model)
-            draw_curve(right, [(run["curves"]["val"]["step"], run["curves"]["val"]["mean_iou"]) for run in runs], model)
-        left.set(title=f"{name}: pixel term", yscale="log")
-        right.set(title=f"{name}: mean IoU", ylim=(0, None))
+            curves = [run["curves"] for run in study.finished_runs(*setting, model)]
+            plot_seeds(left, [(c["train"]["step"], c["train"]["pixel"]) for c in curves], MODEL_COLORS[model])
+            plot_seeds(right, [(c["val"]["step"], c["val"]["mean_iou"]) for c in curves], MODEL_COLORS[model])
+        left.set(title=f"{_name(setting)}: pixel term", yscale="log")
+        right.set(title=f"{_name(setting)}: mean IoU", ylim=(0, None))
     for axis in axes[-1]:
         axis.set_xlabel("step")
-    handles = [Line2D([], [], color=COLORS[model], label=NAMES[model]) for model in MODELS]
+    handles = [Line2D([], [], color=MODEL_COLORS[model], label=MODEL_NAMES[model]) for model in MODELS]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def draw_curve(axis: Axes, lines: list[tuple[list, list]], model: str) -> None:
+def _name(setting: tuple[str, str]) -> str:
+    return f"{LABELS[setting[0]].display_name}, {setting[1]}"
+
+
+def plot_seeds(axis: Axes, lines: list[tuple[list, list]], color: str) -> None:
     """Thin lines are seeds, the thick one their mean."""
     for steps, values in lines:
-        axis.plot(steps, np.array(values, float), color=COLORS[model], alpha=0.4, linewidth=0.7)
+        axis.plot(steps, np.array(values, float), color=color, alpha=0.4, linewidth=0.7)
     if len({tuple(steps) for steps, _ in lines}) == 1:
         mean = np.mean([np.array(values, float) for _, values in lines], axis=0)
-        axis.plot(lines[0][0], mean, color=COLORS[model], linewidth=1.6)
+        axis.plot(lines[0][0], mean, color=color, linewidth=1.6)
 
 
-def draw_confusion(study: Study) -> Figure:
+def plot_confusions(study: Study) -> Figure:
     """A row per data set, a column per model: of every class's pixels, where they went; seeds added up."""
-    settings = scored(study)
-    size = {"figsize": (3.2 * len(MODELS), 2.9 * len(settings) + 0.3), "squeeze": False, "layout": "constrained"}
-    figure, axes = pyplot.subplots(len(settings), len(MODELS), **size)
+    settings = study.finished_settings
+    figure = Figure(figsize=(3.2 * len(MODELS), 2.9 * len(settings) + 0.3), layout="constrained")
+    axes = figure.subplots(len(settings), len(MODELS), squeeze=False)
     for setting, row in zip(settings, axes, strict=True):
         for model, axis in zip(MODELS, row, strict=True):
-            if runs := whole(study, *setting, model):
-                draw_matrix(axis, runs, title=f"{DATASETS[setting[0]]}, {setting[1]}: {NAMES[model]}")
+            if runs := study.finished_runs(*setting, model):
+                plot_confusion(axis, runs)
+                axis.set_title(f"{_name(setting)}: {MODEL_NAMES[model]}", fontsize=7)
             else:
                 axis.set_axis_off()
     colors = ScalarMappable(Normalize(0, 1), cmap="viridis")
@@ -100,38 +117,109 @@ def draw_confusion(study: Study) -> Figure:
     return figure
 
 
-def draw_matrix(axis: Axes, runs: list[dict], *, title: str) -> None:
-    total = sum(np.array(run["peers"][run["reported_peer"]]["confusion"], np.int64) for run in runs)
-    truth = total.sum(1, keepdims=True)
-    axis.imshow(np.where(truth > 0, total / np.maximum(truth, 1), np.nan), vmin=0, vmax=1, cmap="viridis")
-    names = list(class_scores(runs[0]))
-    axis.set_title(title, fontsize=7)
+def plot_confusion(axis: Axes, runs: list[dict]) -> None:
+    confusion = sum(np.array(run["peers"][run["reported_peer"]]["confusion"], np.int64) for run in runs)
+    truth = confusion.sum(1, keepdims=True)
+    axis.imshow(np.where(truth > 0, confusion / np.maximum(truth, 1), np.nan), vmin=0, vmax=1, cmap="viridis")
+    names = list(class_ious(runs[0]))
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
     axis.set_yticks(range(len(names)), names, fontsize=5)
 
 
-def draw_differences(study: Study) -> Figure:
+def plot_differences(study: Study) -> Figure:
     """Every question: mean difference of mean IoU, its interval, and the single pairs as ticks."""
-    rows, many = questions(study), len(study.settings) > 1
-    figure, axis = pyplot.subplots(figsize=(7, 0.28 * len(rows) + 0.9), layout="constrained")
-    for place, (_, dataset, protocol, of, against) in enumerate(rows):
-        ours, theirs = study.of(dataset, protocol, of), study.of(dataset, protocol, against)
-        difference = paired(ours, theirs, "mean_iou")
+    questions = study.questions
+    figure = Figure(figsize=(7, 0.28 * len(questions) + 0.9), layout="constrained")
+    axis = figure.subplots()
+    labels = []
+    for place, question in enumerate(questions):
+        runs = study.runs_compared(question)
+        difference = paired_difference(*runs, "mean_iou")
         color = VERDICT_COLORS[difference.verdict]
         if difference.count > 1:
             axis.plot([difference.low, difference.high], [place, place], color=color, linewidth=1.4)
         axis.plot(difference.mean, place, "o", color=color, markersize=4)
-        pairs = [score(ours[seed], "mean_iou") - score(theirs[seed], "mean_iou") for seed in ours if seed in theirs]
+        pairs = pair_differences(*runs, "mean_iou")
         axis.plot(pairs, [place] * len(pairs), "|", color=color, markersize=6, alpha=0.8)
-    labels = [f"{of} - {against}" + (f" ({DATASETS[dataset]})" if many else "") for _, dataset, _, of, against in rows]
-    axis.set_yticks(range(len(rows)), labels)
+        where = f" ({LABELS[question.dataset].display_name})" if len(study.settings) > 1 else ""
+        labels.append(f"{question.of} - {question.against}{where}")
+    axis.set_yticks(range(len(questions)), labels)
     axis.invert_yaxis()
     axis.axvline(0, color="black", linewidth=0.6)
     axis.set_xlabel("difference of mean IoU: mean, 95 % interval, pairs")
     return figure
 
 
-VOID_COLOR = (255, 255, 255)
+# ---- Single runs
+
+
+def plot_runs(lines: Sequence[Points], *, log: bool = False) -> Figure:
+    """One line per run over the steps, with a dot at its end; a single point is the dot alone.
+
+    Args:
+      lines: a run's (step, value) each, thinned where they are many; a run without points keeps its color.
+      log: whether the values are drawn on a logarithmic axis.
+
+    Returns:
+      A figure of 4 × 2.4 inches; the line of the run number i has the gid "run-i".
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4, 2.4))
+        axis = figure.add_axes((0.12, 0.17, 0.86, 0.79))
+        for index, points in enumerate(lines):
+            if points:
+                dashes = "--" if index >= len(RUN_COLORS) else "-"
+                options = {"color": RUN_COLORS[index % len(RUN_COLORS)], "linestyle": dashes, "linewidth": 1.3}
+                axis.plot(*zip(*thin(points), strict=True), **options, marker=".", markevery=[-1], gid=f"run-{index}")
+        axis.set_xlim(left=0)
+        axis.set_xlabel("step")
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=(1, 2, 5, 10), integer=True))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 12k
+        axis.spines["bottom"].set_color(GRID_COLOR)
+        axis.tick_params(axis="x", color=GRID_COLOR)
+        style_value_axis(axis, log=log)
+    return figure
+
+
+def style_value_axis(axis: Axes, *, log: bool) -> None:
+    """Horizontal lines instead of a spine, and numbers without needless zeros; from 0 where no value is negative."""
+    if log:
+        axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 1e4 else (1, 2, 5)))
+        axis.minorticks_off()
+    else:
+        axis.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=(1, 2, 5, 10)))
+        values = np.concatenate([line.get_ydata() for line in axis.lines])
+        if values.min() >= 0:
+            axis.set_ylim(0, 1.05 * values.max() or 1)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.grid(axis="y", color=GRID_COLOR)
+    axis.spines["left"].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+
+
+def thin(points: Points) -> list[tuple[float, float]]:
+    """At most MAX_POINTS, each the mean of as many successive points: thinned and smoothed at once.
+
+    >>> thin([(1, 2.0), (2, 4.0)])
+    [(1.0, 2.0), (2.0, 4.0)]
+    """
+    size = points_per_mean(points)
+    return [tuple(np.mean(points[i : i + size], axis=0).tolist()) for i in range(0, len(points), size)]
+
+
+def points_per_mean(points: Points) -> int:
+    return max(1, math.ceil(len(points) / MAX_POINTS))
+
+
+def needs_log_axis(lines: Sequence[Points]) -> bool:
+    """Whether the values drawn are positive and span more than LOG_RATIO."""
+    values = [value for points in lines for _, value in thin(points)]
+    return min(values) > 0 and max(values) > LOG_RATIO * min(values)
+
+
+# ---- Pictures
 
 
 def colorize(label: np.ndarray, labels: Labels) -> np.ndarray:
@@ -150,32 +238,27 @@ def prediction_figure(
 ) -> None:
     """Rows of image, ground truth (where there is one) and each network's prediction, with a legend of what occurs.
 
-    images: n of uint8 [h, w, 3]; truth and predictions: n of uint8 [h, w]. Void is white in the truth; predictions there
-    are shown as they are.
+    Args:
+      path: the PNG to write.
+      images: n of uint8 [h, w, 3].
+      truth: n of uint8 [h, w], void white; None where it is not known.
+      predictions: network -> n of uint8 [h, w], shown as they are where the truth is void.
+      labels: names and colors of the classes.
     """
-    matplotlib.use("agg")
-    from matplotlib import patches, pyplot
-
     maps = ({} if truth is None else {"ground truth": truth}) | predictions
     columns = {"image": images} | {name: [colorize(m, labels) for m in of_name] for name, of_name in maps.items()}
     aspect = max(image.shape[1] / image.shape[0] for image in images)
-    rows, width = len(images), 2.2 * aspect * len(columns)
-    figure, axes = pyplot.subplots(
-        rows, len(columns), figsize=(width, 2.25 * rows + 0.8), squeeze=False, layout="constrained"
-    )
+    width = 2.2 * aspect * len(columns)
+    figure = Figure(figsize=(width, 2.25 * len(images) + 0.8), layout="constrained")
+    axes = figure.subplots(len(images), len(columns), squeeze=False)
     for column, (title, pictures) in enumerate(columns.items()):
         axes[0, column].set_title(title)
-        for row, picture in enumerate(pictures):
-            axes[row, column].imshow(picture, interpolation="nearest")
-            axes[row, column].set_axis_off()
-    used = np.unique(np.concatenate([m.ravel() for of_name in maps.values() for m in of_name]))
-    handles = [
-        patches.Patch(facecolor=np.array(labels.palette[i]) / 255, edgecolor="gray", label=labels.names[i])
-        for i in used
-        if i != VOID
-    ]
-    if VOID in used:
-        handles.append(patches.Patch(facecolor="white", edgecolor="gray", label="void (not scored)"))
+        for axis, picture in zip(axes[:, column], pictures, strict=False):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_axis_off()
+    handles = legend_handles(
+        np.unique(np.concatenate([m.ravel() for of_name in maps.values() for m in of_name])), labels
+    )
     figure.legend(
         handles=handles,
         loc="outside lower center",
@@ -183,5 +266,13 @@ def prediction_figure(
         fontsize="small",
         frameon=False,
     )
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    figure.savefig(path, dpi=DPI)
+
+
+def legend_handles(used: np.ndarray, labels: Labels) -> list[Patch]:
+    """A patch for each train id of `used`, void last."""
+    classes = [row for row in labels.classes if row.train_id in used]
+    handles = [Patch(facecolor=np.array(row.color) / 255, edgecolor="gray", label=row.name) for row in classes]
+    if VOID in used:
+        handles.append(Patch(facecolor="white", edgecolor="gray", label="void (not scored)"))
+    return handles

@@ -45,7 +45,7 @@ def main(options: argparse.Namespace) -> None:
     configs = {name: load_config(folder) for name, folder in runs.items()}
     first = next(iter(configs.values()))
     for name, config in configs.items():
-        if LABELS[config.data.name] is not LABELS[first.data.name]:
+        if LABELS[config.data.name] != LABELS[first.data.name]:
             raise InputError(
                 f"{name} knows the classes of {config.data.name}, {next(iter(configs))} those of {first.data.name}."
             )

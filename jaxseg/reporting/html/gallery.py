@@ -18,7 +18,7 @@ from jaxseg.labels import VOID, Labels
 from jaxseg.reporting.html.runs import Run
 
 RIGHT, WRONG, HATCH, HATCH_GAP = 0, 1, 2, 3  # of an error map; the last two are void
-# Red as of the page's other marks; right pixels let the page's grey picture shine through.
+# Red as of the page's other marks; right pixels let the page's gray picture shine through.
 ERROR_COLORS = np.array([(0, 0, 0), (220, 38, 38), (120, 120, 120), (190, 190, 190)], np.uint8)
 HATCH_PX = 8  # period of the hatching
 
@@ -34,7 +34,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One image. predictions, errors, scores: one per run; scores as in the run's JSON. used: class numbers that occur."""
+    """One image. predictions, errors, scores: one per run; scores as in the run's JSON. used: train ids that occur."""
 
     number: int
     id: str
@@ -56,15 +56,26 @@ class Gallery:
     unpaired: int
     without: int
 
+    @property
+    def used(self) -> set[int]:
+        """Train ids that occur in any example."""
+        return set().union(*(example.used for example in self.examples))
 
-def load_gallery(runs: list[Run], *, most: int) -> Gallery:
-    """At most `most` examples. Raises InputError naming a picture that is missing or does not fit."""
-    sets = [run.images for run in runs]
-    common = [key for key in sets[0] if all(key in images for images in sets)]
-    unpaired = len(set().union(*sets)) - len(common)
-    kept = [key for key in common if all(path_of(run, key[0], "image").exists() for run in runs)]
-    ordered = sorted(kept, key=lambda key: (worst_first(sets[0][key]["mean_iou"]), key))
-    shown = [load_example(runs, *ordered[place]) for place in chosen(len(ordered), most)]
+    @property
+    def scored_classes(self) -> set[str]:
+        """Names of the classes that any example has an IoU of."""
+        ious = [scores["iou"] for example in self.examples for scores in example.scores]
+        return {name for iou in ious for name, value in iou.items() if value is not None}
+
+
+def load_gallery(runs: list[Run], *, max_examples: int) -> Gallery:
+    """At most `max_examples`. Raises InputError naming a picture that is missing or does not fit."""
+    images = [run.images for run in runs]
+    common = [key for key in images[0] if all(key in of_run for of_run in images)]
+    unpaired = len(set().union(*images)) - len(common)
+    kept = [key for key in common if all(picture_path(run, key[0], "image").exists() for run in runs)]
+    kept.sort(key=lambda key: (worst_first(images[0][key]["mean_iou"]), key))
+    shown = [load_example(runs, *kept[place]) for place in choose_examples(len(kept), max_examples)]
     return Gallery(shown, total=len(common), unpaired=unpaired, without=len(common) - len(kept))
 
 
@@ -73,40 +84,40 @@ def worst_first(iou: float | None) -> tuple[bool, float]:
     return iou is None, iou or 0.0
 
 
-def chosen(count: int, most: int) -> list[int]:
-    """Places of `most` of `count` sorted examples: the first half of them the worst, the others evenly spread over the
-    rest, the best included."""
-    if count <= most:
+def choose_examples(count: int, max_examples: int) -> list[int]:
+    """Places among `count` sorted examples: half of those that are chosen are the worst, the others are evenly spread over
+    the rest, the best included.
+
+    >>> choose_examples(10, 4)
+    [0, 1, 5, 9]
+    """
+    if count <= max_examples:
         return list(range(count))
-    worst = math.ceil(most / 2)
-    rest = most - worst
-    return [*range(worst), *(worst + ((i + 1) * (count - worst)) // rest - 1 for i in range(rest))]
+    worst = math.ceil(max_examples / 2)
+    spread = max_examples - worst
+    return [*range(worst), *(worst + (i + 1) * (count - worst) // spread - 1 for i in range(spread))]
 
 
-def path_of(run: Run, number: int, what: str) -> Path:
-    return run.gallery / f"{number:04d}_{what}.{'jpg' if what == 'image' else 'png'}"
+def picture_path(run: Run, number: int, what: str) -> Path:
+    return run.gallery_folder / f"{number:04d}_{what}.{'jpg' if what == 'image' else 'png'}"
 
 
-def load_example(runs: list[Run], number: int, id: str) -> Example:
+def load_example(runs: list[Run], number: int, image_id: str) -> Example:
     """Image and truth of the first run, predictions and errors of every run. Raises InputError."""
-    images = [read_picture(path_of(run, number, "image")) for run in runs]
-    truths = [
-        read_map(path_of(run, number, "truth"), run.labels, picture) for run, picture in zip(runs, images, strict=True)
-    ]
-    maps = [
-        read_map(path_of(run, number, run.peer), run.labels, picture) for run, picture in zip(runs, images, strict=True)
-    ]
-    errors = [error_picture(error_map(truth, prediction)) for truth, prediction in zip(truths, maps, strict=True)]
-    used = frozenset(np.unique(np.concatenate([part.ravel() for part in truths + maps])).tolist())
+    images, truths, predictions = [], [], []
+    for run in runs:
+        images.append(read_photo(picture_path(run, number, "image")))
+        truths.append(read_label(picture_path(run, number, "truth"), run.labels, images[-1]))
+        predictions.append(read_label(picture_path(run, number, run.peer), run.labels, images[-1]))
     return Example(
         number,
-        id,
+        image_id,
         images[0],
-        map_picture(truths[0], runs[0].labels),
-        [map_picture(prediction, run.labels) for run, prediction in zip(runs, maps, strict=True)],
-        errors,
-        [run.images[number, id] for run in runs],
-        used,
+        label_picture(truths[0], runs[0].labels),
+        [label_picture(prediction, runs[0].labels) for prediction in predictions],
+        [error_picture(error_map(*pair)) for pair in zip(truths, predictions, strict=True)],
+        [run.images[number, image_id] for run in runs],
+        frozenset(np.unique(np.concatenate([label.ravel() for label in truths + predictions])).tolist()),
     )
 
 
@@ -117,52 +128,57 @@ def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return np.where(truth == VOID, hatch, np.where(truth == prediction, RIGHT, WRONG)).astype(np.uint8)
 
 
-def read_picture(path: Path) -> Picture:
+def read_photo(path: Path) -> Picture:
     """A JPEG as it is. Raises InputError where it cannot be decoded."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
             image.load()
-            width, height = image.size
+            return Picture(data_uri("jpeg", content), *image.size)
     except (OSError, SyntaxError, ValueError) as error:
         raise damaged(path, error) from error
-    return Picture(f"data:image/jpeg;base64,{base64.b64encode(content).decode()}", width, height)
 
 
-def read_map(path: Path, labels: Labels, image: Picture) -> np.ndarray:
-    """uint8 [h, w] of class numbers and VOID, of the image's size. Raises InputError."""
+def read_label(path: Path, labels: Labels, image: Picture) -> np.ndarray:
+    """uint8 [h, w] of train ids and VOID, of the image's size. Raises InputError."""
     try:
         with Image.open(path, formats=["PNG"]) as picture:
-            mode, label = picture.mode, np.asarray(picture)
+            mode = picture.mode
+            label = np.asarray(picture)
     except (OSError, SyntaxError, ValueError) as error:
         raise damaged(path, error) from error
     if mode not in ("P", "L") or label.shape != (image.height, image.width):
-        raise damaged(path, f"mode {mode}, {label.shape[1]} × {label.shape[0]} pixels; expected class numbers"
-                            f" (P or L), {image.width} × {image.height} as the image")  # fmt: skip
+        got = f"mode {mode}, {label.shape[1]} × {label.shape[0]} pixels"
+        expected = f"class numbers (P or L), {image.width} × {image.height} as the image"
+        raise damaged(path, f"{got}; expected {expected}")
     if unknown := sorted(set(np.unique(label).tolist()) - {*range(labels.num_classes), VOID}):
         raise damaged(path, f"class number {unknown[0]}; expected 0 to {labels.num_classes - 1}, or {VOID} for void")
     return label
 
 
-def damaged(path: Path, why) -> InputError:
+def damaged(path: Path, why: Exception | str) -> InputError:
     return InputError(f"{path}: cannot be shown ({why}); make it again by `python -m jaxseg.evaluate`.")
 
 
-def map_picture(label: np.ndarray, labels: Labels) -> Picture:
-    """The map in the classes' colors; void is transparent, so that the page's hatching shows."""
+def label_picture(label: np.ndarray, labels: Labels) -> Picture:
+    """The label in the classes' colors; void is transparent, so that the page's hatching shows."""
     used, index = np.unique(label, return_inverse=True)
-    clear = used.tolist().index(VOID) if VOID in used else None
-    return palette_png(index.reshape(label.shape).astype(np.uint8), labels.palette[used], clear=clear)
+    transparent = used.tolist().index(VOID) if VOID in used else None
+    return palette_png(index.reshape(label.shape).astype(np.uint8), labels.palette[used], transparent=transparent)
 
 
 def error_picture(errors: np.ndarray) -> Picture:
-    return palette_png(errors, ERROR_COLORS, clear=RIGHT)
+    return palette_png(errors, ERROR_COLORS, transparent=RIGHT)
 
 
-def palette_png(index: np.ndarray, colors: np.ndarray, *, clear: int | None) -> Picture:
-    """index: uint8 [h, w] into `colors`, RGB [n, 3]; the color number `clear` is transparent."""
-    image, stream = Image.fromarray(index), io.BytesIO()
+def palette_png(index: np.ndarray, colors: np.ndarray, *, transparent: int | None) -> Picture:
+    """index: uint8 [h, w] into `colors`, RGB [n, 3]; transparent: the color number that is."""
+    image = Image.fromarray(index)
     image.putpalette(colors.tobytes())
-    image.save(stream, "PNG", optimize=True, **({} if clear is None else {"transparency": clear}))
-    height, width = index.shape
-    return Picture(f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}", width, height)
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True, **({} if transparent is None else {"transparency": transparent}))
+    return Picture(data_uri("png", stream.getvalue()), *image.size)
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

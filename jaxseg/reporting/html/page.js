@@ -4,7 +4,7 @@
 (() => {
   const list = document.getElementById("examples");
   if (!list) return;
-  // mean[example][run] and iou[example][run][class]: IoU or null; colours: "r,g,b" -> class name.
+  // mean[example][run] and iou[example][run][class]: IoU or null; colors: "r,g,b" -> class name.
   const data = JSON.parse(document.getElementById("gallery-data").textContent);
   const rows = [...list.children];
   const byClass = document.getElementById("by-class");
@@ -42,7 +42,7 @@
   for (const control of [byClass, byRun, order]) control.addEventListener("change", arrange);
   document.getElementById("controls").addEventListener("submit", (event) => event.preventDefault());
 
-  // The photo below every error map, in grey (page.css).
+  // The photo below every error map, in gray (page.css).
   for (const row of rows) {
     const photo = row.querySelector("img.photo").src;
     row.querySelectorAll("img.error").forEach((error) => error.style.setProperty("--photo", `url("${photo}")`));
@@ -82,7 +82,7 @@
     if (event.key === "ArrowRight") show(current + 1);
   });
 
-  /** The class below the pointer, read from the colour of the enlarged map. */
+  /** The class below the pointer, read from the color of the enlarged map. */
   place.addEventListener("pointermove", (event) => {
     const image = event.target;
     if (!(image instanceof HTMLImageElement) || !image.matches(".map:not(.error)")) return;
@@ -94,7 +94,7 @@
     const context = canvas.getContext("2d");
     context.drawImage(image, -x, -y);
     const [r, g, b, opaque] = context.getImageData(0, 0, 1, 1).data;
-    document.getElementById("large-class").textContent = opaque ? (data.colours[`${r},${g},${b}`] ?? "") : "void";
+    document.getElementById("large-class").textContent = opaque ? (data.colors[`${r},${g},${b}`] ?? "") : "void";
   });
 
   arrange();

@@ -1,229 +1,215 @@
-"""One run, or several side by side, as one HTML page: scores, curves, classes, confusion matrices, images.
+"""One HTML document that needs nothing else, no network and no other file: of runs side by side, or of a results folder.
 
-In: `Run`s with their `Gallery`. Out: the text of a document that needs no other file. The same input gives the same
-bytes. Imports no JAX.
+In: `Run`s with their `Gallery`, or `Study`s. Out: the text of a document, written by the templates page.html.jinja and
+runs.html.jinja, which escape what they are given. The same input gives the same bytes. Imports no JAX.
 """
 
-from html import escape
+import math
+import re
+from collections.abc import Sequence
 
+import jinja2
 import numpy as np
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
 
-from jaxseg.reporting.comparison import DATASETS
-from jaxseg.reporting.html.chart import line_chart, stride, wants_log
-from jaxseg.reporting.html.document import RUN_COLORS, document, key, scroll, swatch, table, value
+from jaxseg.labels import LABELS, VOID
+from jaxseg.reporting.comparison import Study
+from jaxseg.reporting.figures import RUN_COLORS, needs_log_axis, plot_runs, points_per_mean, study_figures
 from jaxseg.reporting.html.gallery import Gallery
-from jaxseg.reporting.html.images import gallery_section
 from jaxseg.reporting.html.runs import Run, series, settings
+from jaxseg.reporting.html.svg import inline_svg
+from jaxseg.reporting.tables import DIGITS, report_markdown
 from jaxseg.reporting.terminal import MEANS
 
-NOT_COMPARABLE = "These runs were scored on other images or in other ways: their numbers cannot be compared."
-ABSENT = '<div class="bar absent">absent</div>'
-PER_CLASS = {"iou": "IoU", "accuracy": "accuracy", "boundary": "boundary IoU"}
+CLASS_SCORES = {"iou": "IoU", "accuracy": "accuracy", "boundary": "boundary IoU"}
+# Wide things scroll in a box of their own, which the keyboard reaches, and do not widen the page.
+SCROLL = Markup('<div class="scroll" role="region" aria-label="{}" tabindex="0">\n{}\n</div>')
+FIGURE = Markup("<figure>\n{}\n<figcaption>{}</figcaption></figure>")
+NO_LOSS = ("_norm", "learning_rate")  # ends of what a log holds beside losses
+
+
+def format_score(number: float | None) -> str:
+    return "–" if number is None else f"{number:.{DIGITS}f}"
+
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("jaxseg.reporting", "html"), autoescape=True, undefined=jinja2.StrictUndefined
+)
+TEMPLATES.trim_blocks = TEMPLATES.lstrip_blocks = TEMPLATES.keep_trailing_newline = True
+TEMPLATES.filters |= {"score": format_score, "thousands": "{:,}".format}
+TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+
+
+# ---- A results folder
+
+
+def results_page(studies: list[Study], single_runs: dict[str, dict]) -> str:
+    """report.md and its figures as one page."""
+    figures = {name: figure for study in studies for name, figure in study_figures(study).items()}
+
+    def render_image(self, tokens: Sequence[Token], place: int, options, env) -> str:
+        name = tokens[place].attrs["src"].removesuffix(".png")
+        caption = tokens[place].content
+        svg = inline_svg(figures[name], name=name, label=caption)
+        return FIGURE.format(SCROLL.format(caption, svg), caption)
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown.add_render_rule("image", render_image)
+    tokens = markdown.parse(report_markdown(studies, single_runs))
+    mark_headers_and_figures(tokens)
+    body = markdown.renderer.render(tokens, markdown.options, {})
+    body = re.sub(r"<table>.*?</table>", lambda table: SCROLL.format("Table", Markup(table[0])), body, flags=re.DOTALL)
+    return TEMPLATES.get_template("page.html.jinja").render(title=tokens[1].content, body=Markup(body))
+
+
+def mark_headers_and_figures(tokens: list[Token]) -> None:
+    """The first cell of a row heads it, and a figure is no part of a paragraph."""
+    for before, opened, inside, closed in zip(tokens, tokens[1:], tokens[2:], tokens[3:], strict=False):
+        if opened.type == "th_open":
+            opened.attrSet("scope", "col")
+        elif before.type == "tr_open":
+            opened.attrSet("scope", "row")
+            opened.tag = closed.tag = "th"
+        elif inside.children and inside.children[0].type == "image":
+            opened.hidden = closed.hidden = True
+
+
+# ---- Runs
 
 
 def runs_page(runs: list[Run], gallery: Gallery) -> str:
     """The page of one run, or of several side by side."""
-    names = ", ".join(dict.fromkeys(DATASETS[run.data_name] for run in runs))
-    title = f"{runs[0].name} on {names}" if len(runs) == 1 else f"{len(runs)} runs on {names}"
-    sections = {
-        "Scores": scores_table(runs) + changed_settings(runs),
-        "Curves": curves(runs),
-        "Classes": classes(runs),
-        "Confusion": '<div class="matrices">\n' + "\n".join(confusion(run) for run in runs) + "\n</div>",
-        "Images": gallery_section(runs, gallery),
+    names = ", ".join(dict.fromkeys(LABELS[run.data_name].display_name for run in runs))
+    charts = run_charts(runs)
+    page = {
+        "title": f"{runs[0].name} on {names}" if len(runs) == 1 else f"{len(runs)} runs on {names}",
+        "runs": runs,
+        "run_colors": len(RUN_COLORS),
+        "provenance": [provenance(run) for run in runs],
+        "comparable": len({(run.result["data"]["fingerprint"], run.result.get("protocol")) for run in runs}) == 1,
+        "scores": score_rows(runs),
+        "pixels": list(dict.fromkeys(int(np.sum(run.scores["confusion"])) for run in runs)),
+        "settings": changed_settings(runs),
+        "charts": charts,
+        "points_per_mean": max((chart["points_per_mean"] for chart in charts), default=1),
+        "classes": class_rows(runs),
+        "class_scores": class_scores(runs),
+        "confusions": [confusion(run) for run in runs],
+        "gallery": gallery,
+        "gallery_note": gallery_note(runs, gallery),
+        "gallery_data": gallery_data(runs, gallery),
+        "without_gallery": [run for run in runs if not run.images or not run.gallery_folder.is_dir()] or runs,
+        "void": VOID,
     }
-    links = "".join(f'<li><a href="#{name.lower()}">{name}</a></li>' for name in sections)
-    parts = [
-        f'<header>\n<h1>{escape(title)}</h1>\n{legend(runs)}</header>\n<nav aria-label="Sections"><ul>{links}</ul></nav>'
-    ]
-    parts.append("<main>")
-    parts += [f'<section id="{name.lower()}">\n<h2>{name}</h2>\n{body}\n</section>' for name, body in sections.items()]
-    return document(title, "\n".join([*parts, "</main>"]), made_by="python -m jaxseg.report --html")
+    return TEMPLATES.get_template("runs.html.jinja").render(page)
 
 
-def legend(runs: list[Run]) -> str:
-    """Every run's color, what was scored, and where it comes from."""
-    parts = []
-    for index, run in enumerate(runs):
-        data, peers = run.result["data"], run.result["peers"]
-        what = [f"step {run.result['step']:,}", f"{data['name']}, {data['train']:,} + {data['val']:,} images"]
-        what += [f"network <code>{escape(run.peer)}</code> of {len(peers)}"] if len(peers) > 1 else []
-        text = run.result.get(
-            "protocol", "Scored after the last step of training, every validation pixel, void left out."
-        )
-        parts.append(
-            f'<article class="run"><h2>{key(index)}{escape(run.name)}</h2>\n<p>{" · ".join(what)}</p>\n'
-            f"<p>{escape(text)}</p>\n{provenance(run)}</article>"
-        )
-    note = "" if comparable(runs) else f'<p class="note"><strong>{NOT_COMPARABLE}</strong></p>'
-    return f'<div class="runs">\n{"".join(parts)}\n</div>\n{note}'
+def provenance(run: Run) -> dict[str, str]:
+    """Where a run's scores come from, and every setting."""
+    facts = {"scores": run.file, "command": run.result.get("command"), "commit": run.result.get("commit")}
+    facts |= {kind: ", ".join(f"{k} {v}" for k, v in run.result[kind].items()) for kind in ("device", "versions")}
+    facts["data"] = f"{run.data_name}, fingerprint {run.result['data']['fingerprint']}"
+    return {name: str(fact) for name, fact in (facts | settings(run)).items() if fact}
 
 
-def comparable(runs: list[Run]) -> bool:
-    """Whether all were scored on the same images in the same way."""
-    return len({(run.result["data"]["fingerprint"], run.result.get("protocol")) for run in runs}) == 1
+def score_rows(runs: list[Run]) -> dict[str, list[float | None]]:
+    """Name of a mean -> its value per run; what no run has is left out."""
+    rows = {name: [run.scores.get(metric) for run in runs] for metric, name in MEANS.items()}
+    return {name: values for name, values in rows.items() if any(value is not None for value in values)}
 
 
-def provenance(run: Run) -> str:
-    result = run.result
-    facts = {
-        "scores": run.file,
-        "command": result.get("command"),
-        "commit": result.get("commit"),
-        "device": ", ".join(f"{name} {what}" for name, what in result.get("device", {}).items()),
-        "versions": ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items()),
-        "data": f"{run.data_name}, fingerprint {result['data']['fingerprint']}",
-    }
-    facts = {name: fact for name, fact in facts.items() if fact} | settings(run)
-    rows = "".join(f"<dt>{escape(k)}</dt><dd><code>{escape(str(v))}</code></dd>" for k, v in facts.items() if v)
-    return f"<details><summary>Where it comes from</summary><dl>{rows}</dl></details>"
+def changed_settings(runs: list[Run]) -> dict[str, list[str]]:
+    """The settings in which several runs differ -> their values."""
+    of_runs = [settings(run) for run in runs]
+    names = dict.fromkeys(name for one in of_runs for name in one)
+    values = {name: [one.get(name, "–") for one in of_runs] for name in names}
+    return {name: of_name for name, of_name in values.items() if len(set(of_name)) > 1}
 
 
-def in_bold(numbers: list[float | None], *, compared: bool) -> list[str]:
-    """As text, the highest of several in bold where they may be compared."""
-    known = [number for number in numbers if number is not None]
-    top = max(known) if compared and len(known) > 1 else None
-    return [f"<strong>{value(n)}</strong>" if n is not None and n == top else value(n) for n in numbers]
+def run_charts(runs: list[Run]) -> list[dict]:
+    """Mean IoU on validation, then loss and its terms while training, a chart each."""
+    logged = dict.fromkeys(key for run in runs for line in run.train for key in line if key.startswith(f"{run.peer}/"))
+    terms = {key.split("/", 1)[1] for key in logged if not key.endswith(NO_LOSS)}
+    lines = {"validation: mean IoU": [series(run.eval, f"{run.peer}/mean_iou") for run in runs]}
+    for term in sorted(terms, key=lambda term: (term != "loss", term)):
+        lines[f"training: {term}"] = [series(run.train, f"{run.peer}/{term}") for run in runs]
+    charts = []
+    for title, points in lines.items():
+        if any(points):
+            log = title.startswith("training") and needs_log_axis(points)
+            last = [f"{run.name} {line[-1][1]:.4g}" for run, line in zip(runs, points, strict=True) if line]
+            label = f"{title}, last: {', '.join(last)}"
+            names = [run.name for run in runs]
+            svg = inline_svg(plot_runs(points, log=log), name=f"chart-{len(charts)}", label=label, titles=names)
+            longest = max(map(points_per_mean, points))
+            charts.append({"title": title, "log": log, "svg": svg, "points_per_mean": longest})
+    return charts
 
 
-def headings(runs: list[Run]) -> list[str]:
-    return [f"{key(index)}{escape(run.name)}" for index, run in enumerate(runs)]
-
-
-def scores_table(runs: list[Run]) -> str:
-    """A column per run; rows that no run has are left out."""
-    rows = {title: [run.scores.get(metric) for run in runs] for metric, title in MEANS.items()}
-    compared = comparable(runs)
-    lines = [
-        [title, *in_bold(numbers, compared=compared)]
-        for title, numbers in rows.items()
-        if any(n is not None for n in numbers)
-    ]
-    scored = dict.fromkeys(f"{sum(map(sum, run.scores['confusion'])):,}" for run in runs)
-    return table(["", *headings(runs)], lines, label="Scores") + f'\n<p class="note">{" / ".join(scored)} pixels.</p>'
-
-
-def changed_settings(runs: list[Run]) -> str:
-    """Of several runs, the settings in which they differ."""
-    every = [settings(run) for run in runs]
-    differ = [f for f in dict.fromkeys(f for one in every for f in one) if len({one.get(f) for one in every}) > 1]
-    if not differ:
-        return ""
-    rows = [
-        [f"<code>{escape(f)}</code>", *(f"<code>{escape(one.get(f, '–'))}</code>" for one in every)] for f in differ
-    ]
-    inside = table(["setting", *headings(runs)], rows, left=1 + len(runs), label="Settings that differ")
-    return f"\n<details><summary>{len(differ)} settings differ</summary>\n{inside}\n</details>"
-
-
-def curves(runs: list[Run]) -> str:
-    """Loss and its terms while training, and mean IoU on validation, a chart each."""
-    ends = {
-        k.removeprefix(f"{run.peer}/")
-        for run in runs
-        for line in run.train
-        for k in line
-        if k.startswith(f"{run.peer}/")
-    }
-    terms = sorted(
-        (end for end in ends if not end.endswith(("_norm", "learning_rate"))), key=lambda end: (end != "loss", end)
-    )
-    charts = {"validation: mean IoU": [series(run.evals, f"{run.peer}/mean_iou") for run in runs]}
-    charts |= {f"training: {term}": [series(run.train, f"{run.peer}/{term}") for run in runs] for term in terms}
-    figures = [chart(title, runs, points) for title, points in charts.items() if any(points)]
-    if not figures:
-        return "<p>No <code>train.jsonl</code> and no <code>eval.jsonl</code> in the run's folder: no curves.</p>"
-    longest = max(stride(points) for of_chart in charts.values() for points in of_chart)
-    note = f"Each point of a long line is the mean of up to {longest} successive steps." if longest > 1 else ""
-    names = "".join(f"<li>{name}</li>" for name in headings(runs))
-    return (
-        f'<ul class="legend">{names}</ul>\n<div class="charts">\n{"".join(figures)}\n</div>\n<p class="note">{note}</p>'
-    )
-
-
-def chart(title: str, runs: list[Run], points: list[list[tuple[float, float]]]) -> str:
-    lines = {run.name: of_run for run, of_run in zip(runs, points, strict=True)}
-    log = title.startswith("training") and wants_log(lines)
-    label = title + ", last: " + ", ".join(f"{name} {of_run[-1][1]:.4g}" for name, of_run in lines.items() if of_run)
-    caption = escape(title) + (" <small>(logarithmic)</small>" if log else "")
-    return f"<figure><figcaption>{caption}</figcaption>\n{line_chart(lines, label=label, log=log)}\n</figure>\n"
-
-
-def classes(runs: list[Run]) -> str:
-    """A row per class: its share of the truth, and a bar of IoU per run; all class scores below."""
-    labels = runs[0].labels
-    truth = np.sum([np.sum(run.scores["confusion"], 1) for run in runs], 0)
-    rows, absent = [], []
-    for label in labels.classes:
-        numbers = [run.scores["iou"][label.name] for run in runs]
-        bars = "".join(bar(index, run.name, n) for index, (run, n) in enumerate(zip(runs, numbers, strict=True)))
-        if all(number is None for number in numbers):
-            absent.append(label.name)
-            bars = ABSENT
-        share = f"{100 * truth[label.train_id] / max(truth.sum(), 1):.2g} %" if truth[label.train_id] else "–"
-        rows.append([swatch(label.color) + escape(label.name), share, bars])
-    note = f"Absent, in neither truth nor prediction: {', '.join(absent)}. " if absent else "Every class is present. "
-    body = table(["class", "of pixels", "IoU"], rows, label="IoU per class").replace(
-        "<table>", '<table class="bars">', 1
-    )
-    names = "".join(f"<li>{name}</li>" for name in headings(runs))
-    shown = f'<ul class="legend">{names}</ul>\n' if len(runs) > 1 else ""
-    return (
-        f'{shown}{body}\n<p class="note">{escape(note)}Absent classes are no part of means.</p>\n{class_numbers(runs)}'
-    )
-
-
-def bar(index: int, name: str, number: float | None) -> str:
-    if number is None:
-        return ABSENT
-    style, title = f"--v:{number:.4f}", escape(f"{name}: {number:.4f}")
-    return f'<div class="bar run-{index % RUN_COLORS}" style="{style}" title="{title}"><i></i><span>{value(number)}</span></div>'
-
-
-def class_numbers(runs: list[Run]) -> str:
-    """Every score of every class, folded away."""
-    kinds = {k: title for k, title in PER_CLASS.items() if any(k in run.scores for run in runs)}
-    head = ["class", *(f"{name}<br>{title}" for title in kinds.values() for name in headings(runs))]
+def class_rows(runs: list[Run]) -> list[dict]:
+    """Per class its share of the true pixels, and IoU per run."""
+    truth = np.sum([run.scores["confusion"] for run in runs], axis=(0, 2))
+    share = truth / max(truth.sum(), 1)
     rows = []
-    for name in runs[0].labels.names:
-        numbers = [[run.scores.get(kind, {}).get(name) for run in runs] for kind in kinds]
-        columns = [in_bold(of_kind, compared=comparable(runs)) for of_kind in numbers]
-        rows.append([escape(name), *(cell for of_kind in columns for cell in of_kind)])
-    return f"<details><summary>All numbers</summary>\n{table(head, rows, label='Scores per class')}\n</details>"
+    for label in runs[0].labels.classes:
+        ious = [run.scores["iou"][label.name] for run in runs]
+        absent = all(iou is None for iou in ious)
+        rows.append({"label": label, "share": share[label.train_id], "ious": ious, "absent": absent})
+    return rows
 
 
-def confusion(run: Run) -> str:
-    """A heat map of a run: of every class's pixels, where they went. Classes that nobody named are left out."""
-    counts, labels = np.array(run.scores["confusion"], np.int64), run.labels.classes
-    seen = [i for i in range(len(labels)) if counts[i].sum() + counts[:, i].sum()]
-    head = "".join(f'<th scope="col"><span>{escape(labels[j].name)}</span></th>' for j in seen)
-    rows = []
-    for i in seen:
-        total = counts[i].sum()
-        cells = [heat(counts[i, j], total, truth=labels[i].name, called=labels[j].name) for j in seen]
-        name = swatch(labels[i].color) + escape(labels[i].name)
-        rows.append(f'<tr><th scope="row" class="left">{name}</th>{"".join(cells)}</tr>')
-    corner = '<td class="corner">truth ↓ prediction →</td>'
-    body = "\n".join(rows)
-    inside = f'<table class="heat"><thead><tr>{corner}{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
-    box = scroll(inside, f"Confusion matrix of {run.name}")
-    caption = f"{escape(run.name)}: of every class's pixels, per cent that were called …"
-    return f"<figure>\n<figcaption>{caption}</figcaption>\n{box}\n{mistakes(counts, run)}</figure>"
+def class_scores(runs: list[Run]) -> dict[str, dict[str, list[float | None]]]:
+    """Score -> class -> value per run, of the scores that any run has."""
+    return {
+        title: {name: [run.scores.get(kind, {}).get(name) for run in runs] for name in runs[0].labels.names}
+        for kind, title in CLASS_SCORES.items()
+        if any(kind in run.scores for run in runs)
+    }
 
 
-def heat(count: int, total: int, *, truth: str, called: str) -> str:
-    share = count / total if total else 0.0
-    title = escape(f"{truth} called {called}: {100 * share:.1f} % ({count:,} of {total:,} pixels)")
-    strong, text = ' class="strong"' if share > 0.65 else "", f"{100 * share:.0f}" if share >= 0.005 else ""
-    return f'<td{strong} style="--v:{share:.3f}" title="{title}">{text}</td>'
+def confusion(run: Run) -> dict:
+    """The matrix of the classes that occur in truth or prediction, and the three most frequent mistakes in words."""
+    counts = np.array(run.scores["confusion"], np.int64)
+    seen = [label for label in run.labels.classes if counts[label.train_id].any() or counts[:, label.train_id].any()]
+    ids = [label.train_id for label in seen]
+    wrong = counts - np.diag(np.diag(counts))
+    mistakes = []
+    for place in np.argsort(-wrong, axis=None, kind="stable")[:3]:
+        i, j = np.unravel_index(place, wrong.shape)
+        if wrong[i, j]:
+            names = run.labels.names
+            mistakes.append(f"{names[i]} called {names[j]} ({100 * wrong[i, j] / wrong.sum():.0f} %)")
+    rows = list(zip(seen, counts[np.ix_(ids, ids)].tolist(), strict=True))
+    return {"labels": seen, "rows": rows, "mistakes": mistakes}
 
 
-def mistakes(counts: np.ndarray, run: Run) -> str:
-    """The three cells off the diagonal with the most pixels, in words."""
-    off = counts - np.diag(np.diag(counts))
-    places = [divmod(int(place), len(off)) for place in np.argsort(-off, axis=None, kind="stable")[:3]]
-    names = run.labels.names
-    words = [
-        f"{names[i]} called {names[j]} ({100 * off[i, j] / off.sum():.0f} %)" for i, j in places if off[i, j]
-    ]  # fmt: skip
-    return f'<p class="note">Most of the wrong pixels: {escape(", ".join(words))}.</p>\n' if words else ""
+def gallery_note(runs: list[Run], gallery: Gallery) -> str:
+    """Which images are shown, and why not all."""
+    shown = len(gallery.examples)
+    parts = [f"{shown:,} of {gallery.total:,} images."]
+    if shown == gallery.total:
+        parts = [f"All {gallery.total:,} images."]
+    elif shown + gallery.without < gallery.total:
+        worst = f"the {math.ceil(shown / 2)} worst by the IoU of {runs[0].name}"
+        parts = [f"{shown:,} of {gallery.total:,} images: {worst}, the others evenly spread over the rest."]
+    if gallery.without:
+        parts.append(f"Of {gallery.without:,} no picture was kept.")
+    if gallery.unpaired:
+        parts.append(f"{gallery.unpaired:,} images that only some of the runs have are left out.")
+    return " ".join(parts)
+
+
+def gallery_data(runs: list[Run], gallery: Gallery) -> dict:
+    """What page.js sorts and filters by: per example and run the mean IoU and the classes' IoUs; color -> class."""
+
+    def rounded(iou: dict[str, float | None]) -> list[float | None]:
+        values = [iou.get(name) for name in runs[0].labels.names]
+        return [None if value is None else round(value, 6) for value in values]
+
+    return {
+        "mean": [[of_run["mean_iou"] for of_run in example.scores] for example in gallery.examples],
+        "iou": [[rounded(of_run["iou"]) for of_run in example.scores] for example in gallery.examples],
+        "colors": {",".join(map(str, row.color)): row.name for row in runs[0].labels.classes},
+    }

@@ -4,29 +4,43 @@ In: words `[NAME=]RUN`. Out: `Run`s of one class table. Imports no JAX: results 
 """
 
 import dataclasses
-import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxseg.config import all_fields, get_field
 from jaxseg.errors import InputError
-from jaxseg.files import read_json
+from jaxseg.files import read_json, read_json_lines
 from jaxseg.labels import LABELS, Labels
+
+AGAIN = "make it again by `python -m jaxseg.evaluate`, or move it away."
+SCORE = int | float | None
+EXPECTED = {int: "an integer", str: "a text", list: "a list", dict: "an object", SCORE: "a number or null"}
+# What a page needs of a result and of the scores in it; "*": every key; [x]: a list of x.
+DATA = {"name": str, "fingerprint": str, "train": int, "val": int}
+IMAGES = [{"number": int, "id": str}]
+MISSING = object()
+PARTS = {"config": dict, "device": dict, "versions": dict}
+RESULT = {"reported_peer": str, "step": int, "data": DATA, "peers": dict, "images": IMAGES} | PARTS
+IMAGE_SCORES = {"mean_iou": SCORE, "iou": {"*": SCORE}}
+SCORES = IMAGE_SCORES | {"pixel_accuracy": SCORE, "confusion": [[int]], "images": [IMAGE_SCORES]}
+OPTIONAL = {"images": [], "config": {}, "device": {}, "versions": {}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """name: shown on the page. file: the JSON that `result` was read from. train, evals: lines of the two logs."""
+    """name: shown on the page. file: the JSON that `result` was read from. train, eval: lines of the two logs."""
 
     name: str
     folder: Path
     file: Path
     result: dict
     train: list[dict]
-    evals: list[dict]
+    eval: list[dict]
 
     @property
     def peer(self) -> str:
@@ -48,16 +62,16 @@ class Run:
     @property
     def images(self) -> dict[tuple[int, str], dict]:
         """(number, id) -> the reported peer's scores of that image; empty where none were written."""
-        listed = self.result.get("images", [])
-        return {(i["number"], i["id"]): score for i, score in zip(listed, self.scores.get("images", []), strict=True)}
+        listed = zip(self.result["images"], self.scores.get("images", []), strict=True)
+        return {(image["number"], image["id"]): scores for image, scores in listed}
 
     @property
-    def gallery(self) -> Path:
+    def gallery_folder(self) -> Path:
         """The folder with image, truth and predictions."""
         return self.file.with_suffix("")
 
     @property
-    def command(self) -> str:
+    def evaluate_command(self) -> str:
         """What scores this run image by image."""
         return f"python -m jaxseg.evaluate --workdir={self.folder}"
 
@@ -87,17 +101,18 @@ def load_run(name: str, folder: Path) -> Run:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected one that `python -m jaxseg.main` trained in.")
     file = newest_scores(folder)
-    result = read_json(file)
+    result = OPTIONAL | read_json(file)
     check_result(result, file)
-    return Run(name, folder, file, result, read_lines(folder / "train.jsonl"), read_lines(folder / "eval.jsonl"))
+    train, evaluations = (read_json_lines(folder / name) for name in ("train.jsonl", "eval.jsonl"))
+    return Run(name, folder, file, result, train, evaluations)
 
 
 def newest_scores(folder: Path) -> Path:
     """The evaluation of the highest step, of several the one written last; where there is none, results.json."""
-    steps = {
-        path: re.fullmatch(r"evaluation-(\d+)\D.*", path.name) for path in sorted(folder.glob("evaluation-*.json"))
-    }
-    found = {path: (int(match[1]), path.stat().st_mtime) for path, match in steps.items() if match}
+    found = {}
+    for path in sorted(folder.glob("evaluation-*.json")):
+        if match := re.fullmatch(r"evaluation-(\d+)\D.*", path.name):
+            found[path] = (int(match[1]), path.stat().st_mtime)
     if found:
         return max(found, key=found.get)
     if not (folder / "results.json").exists():
@@ -112,51 +127,46 @@ def newest_scores(folder: Path) -> Path:
 
 
 def check_result(result: dict, file: Path) -> None:
-    """That what the page needs is there and fits. Raises InputError."""
-    again = "make it again by `python -m jaxseg.evaluate`, or move it away."
-    try:
-        scores, name = result["peers"][result["reported_peer"]], result["data"]["name"]
-        rows, classes = scores["confusion"], list(scores["iou"])
-        _ = result["step"] + 0, scores["mean_iou"], scores["pixel_accuracy"]
-        _ = result["data"]["fingerprint"], result["data"]["train"] + 0, result["data"]["val"] + 0
-        listed, scored = result.get("images", []), scores.get("images", [])
-        _ = [(image["number"], image["id"], image["number"] + 0) for image in listed]
-        _ = [(image["mean_iou"], image["iou"].values()) for image in scored]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: not the scores of a run ({type(error).__name__}: {error}); {again}") from error
+    """That what the page needs is there and fits. Raises InputError naming file, field and value."""
+    check_shape(result, RESULT, file)
+    name, peer = result["data"]["name"], result["reported_peer"]
     if name not in LABELS:
         raise InputError(f"{file}: data set {name!r} is not known here; known are {', '.join(LABELS)}.")
+    check_shape(result["peers"], {peer: dict}, file, "peers")
+    scores = {"images": []} | result["peers"][peer]
+    check_shape(scores, SCORES, file, f"peers.{peer}")
+    classes = list(scores["iou"])
     if classes != list(LABELS[name].names):
-        raise InputError(f"{file}: its classes ({', '.join(classes[:3])}, …) are not those of {name}; {again}")
-    if [len(row) for row in rows] != [len(classes)] * len(classes):
-        raise InputError(f"{file}: the confusion matrix is not {len(classes)} × {len(classes)}; {again}")
-    if len(listed) != len(scored):
-        raise InputError(f"{file}: {len(listed)} images, but scores of {len(scored)}; {again}")
+        raise InputError(f"{file}: its classes ({', '.join(classes[:3])}, …) are not those of {name}; {AGAIN}")
+    if [len(row) for row in scores["confusion"]] != [len(classes)] * len(classes):
+        raise InputError(f"{file}: the confusion matrix is not {len(classes)} × {len(classes)}; {AGAIN}")
+    listed, scored = len(result["images"]), len(scores["images"])
+    if listed != scored:
+        raise InputError(f"{file}: {listed} images, but scores of {scored}; {AGAIN}")
 
 
-def read_lines(path: Path) -> list[dict]:
-    """A log's lines, [] where there is none; an end that a kill cut short is left out. Raises InputError."""
-    lines = []
-    text = path.read_text(errors="replace") if path.exists() else ""
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
-        try:
-            content = json.loads(line)
-            _ = content["step"] + 0, content.keys()
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"{path}, line {number}: not a line of a run's log ({line[:60]!r}); put the file back as it was, or move it"
-                " away."
-            ) from error
-        lines.append(content)
-    return lines
+def check_shape(value: Any, shape: Any, file: Path, path: str = "") -> None:
+    """That `value`, called `path` in the file, is of a shape as RESULT is one. Raises InputError."""
+    kind = type(shape) if isinstance(shape, dict | list) else shape
+    if not isinstance(value, kind):
+        what = "is missing" if value is MISSING else f"is {repr(value)[:60]}"
+        raise InputError(f"{file}: not the scores of a run ({path} {what}; expected {EXPECTED[kind]}); {AGAIN}")
+    if isinstance(shape, list):
+        for place, item in enumerate(value):
+            check_shape(item, shape[0], file, f"{path}.{place}")
+    elif isinstance(shape, dict):
+        inner = dict.fromkeys(value, shape["*"]) if "*" in shape else shape
+        for key in inner:
+            check_shape(value.get(key, MISSING), inner[key], file, f"{path}.{key}".removeprefix("."))
 
 
 def series(lines: list[dict], key: str) -> list[tuple[float, float]]:
     """(step, value) of the lines that have a number there."""
-    return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+    points = [(line["step"], line.get(key)) for line in lines]
+    return [(step, value) for step, value in points if isinstance(value, int | float) and math.isfinite(value)]
 
 
 def settings(run: Run) -> dict[str, str]:
     """Every setting of a run, as `config.field` -> value."""
-    config = ConfigDict(run.result.get("config", {}))
+    config = ConfigDict(run.result["config"])
     return {f"config.{path}": str(get_field(config, path)) for path in all_fields(config)}

@@ -21,6 +21,7 @@ from jaxseg.data.prepare import prepare
 from jaxseg.data.records import Prepared
 from jaxseg.errors import ResourceError, StoppedError
 from jaxseg.files import write_json
+from jaxseg.floor import check_jaxlib
 from jaxseg.metrics import summarize_confusion
 from jaxseg.provenance import provenance
 from jaxseg.reporting.figures import prediction_figure
@@ -64,6 +65,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     """
     started_at = time.monotonic()
     workdir = Path(workdir)
+    check_jaxlib()
     validate(config)
     check_devices(config, devices=jax.device_count())
     with failures_as_errors(config, workdir):

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.config import all_fields, get_field, is_frozen, load_config, peer_path, peer_sections
 from jaxseg.errors import InputError
+from jaxseg.floor import check_jaxlib
 from jaxseg.labels import LABELS
 from jaxseg.losses.objective import LossFn, make_loss
 from jaxseg.models.factory import fresh_variables, load_variables, make_model
@@ -38,6 +39,7 @@ def create_peers(config: ConfigDict, *, num_classes: int, steps: int) -> tuple[P
     Raises:
       InputError: where weights do not fit.
     """
+    check_jaxlib()
     peers, reports = {}, {}
     for name, section in peer_sections(config).items():
         model = make_model(section.model, num_classes=num_classes, axis_name=AXIS)

@@ -88,7 +88,8 @@ def _validate_mutual(config: ConfigDict) -> None:
                 " start from configs/mutual_*.py, or drop it."
             )
     for name in config.peers:
-        model, frozen = config.peers[name].model, config.peers[name].frozen
+        model = config.peers[name].model
+        frozen = config.peers[name].frozen
         if frozen and (not model.init_from or model.init_parts != "all"):
             raise InputError(
                 f"config.peers.{name}.frozen=True: a teacher that is not trained needs trained weights, all of them;"

@@ -54,7 +54,8 @@ def hints(export: Export, output: Path) -> list[str]:
 
 def torch_counterpart(export: Export) -> str:
     """Which network of PyTorch takes the tensors."""
-    section, classes = export.section, len(export.about["classes"])
+    section = export.section
+    classes = len(export.about["classes"])
     if section.name == "unet":
         return (
             f"for the brain-segmentation U-Net: UNet(in_channels=3, out_channels={classes}, init_features="
@@ -97,7 +98,8 @@ def file_suffix(output: str | None, workdir: Path | None, format: str) -> str:
     """What the file's name ends in, which for PyTorch's weights is the format itself. Raises InputError."""
     if output is None and workdir is None:
         raise InputError("without --workdir=RUN, --output=FILE is needed.")
-    suffix, known = FILE_SUFFIXES[format][0] if output is None else Path(output).suffix, FILE_SUFFIXES[format]
+    suffix = FILE_SUFFIXES[format][0] if output is None else Path(output).suffix
+    known = FILE_SUFFIXES[format]
     if suffix not in known:
         raise InputError(f"--output={output}: with --format={format}, expected a file ending in {' or '.join(known)}.")
     if output is not None and Path(output).is_dir():

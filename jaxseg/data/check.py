@@ -40,7 +40,10 @@ class Findings:
 
 def look(source: Source, sample: Sample) -> tuple[tuple[int, int] | None, np.ndarray, list[str]]:
     """Size (width, height), pixels per raw id [256], and problems of one sample."""
-    tree, problems, image, mask = source.tree, [], None, None
+    tree = source.tree
+    problems = []
+    image = None
+    mask = None
     try:
         image = read_image(tree.read(sample.image), tree.where(sample.image))
     except InputError as error:
@@ -85,7 +88,8 @@ def show(source: Source, found: dict[str, Findings], console: Console) -> None:
     for split in SPLITS:
         table.add_column(f"{split} %", justify="right")
         table.add_column("images", justify="right")
-    names, train_ids = source.labels.raw_names, source.labels.train_id_of_raw
+    names = source.labels.raw_names
+    train_ids = source.labels.train_id_of_raw
     seen = sum(f.pixels for f in found.values()) > 0
     for raw_id in sorted(set(names) | set(np.flatnonzero(seen).tolist())):
         train_id = int(train_ids[raw_id])
@@ -96,7 +100,8 @@ def show(source: Source, found: dict[str, Findings], console: Console) -> None:
         table.add_row(*row, style=None if raw_id in names else "bold red")
     console.print(table)
     for position, split in enumerate(SPLITS):
-        f, official = found[split], OFFICIAL_IMAGES[source.name][position]
+        f = found[split]
+        official = OFFICIAL_IMAGES[source.name][position]
         count = len(source.samples[split])
         sizes = ", ".join(f"{w}×{h} ({n})" for (w, h), n in f.sizes.most_common(3))
         more = f" and {len(f.sizes) - 3} more" if len(f.sizes) > 3 else ""
@@ -120,7 +125,8 @@ def execute() -> int:
         if flags.FLAGS[name].value is None:
             raise InputError(f"--{name} is needed.\n{__doc__}")
     source = find_source(flags.FLAGS.dataset, flags.FLAGS.source_dir, trainaug=flags.FLAGS.trainaug)
-    found, console = check(source), Console(markup=False, highlight=False)
+    found = check(source)
+    console = Console(markup=False, highlight=False)
     show(source, found, console)
     problems = sum(len(f.problems) for f in found.values())
     console.print(

@@ -51,7 +51,8 @@ def download(remote: RemoteFile, target: Path, *, progress=lambda n: None) -> No
             f"{target.parent}: {remote.name} needs {remote.size - have:,} bytes, {free:,} are free; set config.data.dir."
         )
     progress(have)
-    fruitless, reason = 0, ""
+    fruitless = 0
+    reason = ""
     while have < remote.size:
         if fruitless == ATTEMPTS:
             raise InputError(

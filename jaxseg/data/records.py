@@ -34,7 +34,10 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
     def __init__(
         self, *, source: Source | None, variant: str, data_dir: Path, resize: str, size_px: int, progress=lambda n: None
     ):
-        self._source, self._resize, self._size_px, self._progress = source, resize, size_px, progress
+        self._source = source
+        self._resize = resize
+        self._size_px = size_px
+        self._progress = progress
         self.summaries = {split: Summary() for split in SPLITS}
         super().__init__(data_dir=data_dir, config=tfds.core.BuilderConfig(name=variant), file_format="array_record")
 
@@ -131,7 +134,8 @@ class Records(Sequence):
     """The prepared records of one split, by number; what cannot be read is told with its folder."""
 
     def __init__(self, folder: Path, split: str):
-        self.folder, self.split = folder, split
+        self.folder = folder
+        self.split = split
         self.source = tfds.builder_from_directory(folder).as_data_source(split=split)
 
     def __len__(self) -> int:

@@ -122,7 +122,8 @@ def _voc_tree(root: Path) -> Tree | None:
     archive = root if root.is_file() else root / "VOCtrainval_11-May-2012.tar"
     if not archive.is_file():
         return None
-    tree, prefix = tar_tree(archive), "VOCdevkit/VOC2012/"
+    tree = tar_tree(archive)
+    prefix = "VOCdevkit/VOC2012/"
     stamps = {name.removeprefix(prefix): stamp for name, stamp in tree.stamps.items() if name.startswith(prefix)}
     return Tree(stamps, lambda name: tree.read(prefix + name), lambda name: tree.where(prefix + name))
 
@@ -149,7 +150,8 @@ def _paired(tree: Tree, image_folder: str, mask_folder: str) -> list[Sample]:
 
 def _pair(tree: Tree, *, images: list[str], masks: list[str], key, mask_name) -> list[Sample]:
     """Joins images and masks by key; every image needs a mask and every mask an image."""
-    image_of, mask_of = {}, {key(name): name for name in masks}
+    image_of = {}
+    mask_of = {key(name): name for name in masks}
     for name in images:
         if key(name) in image_of:
             raise InputError(

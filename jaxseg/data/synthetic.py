@@ -102,7 +102,8 @@ def render_scene(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 def paint_sky(canvas: Canvas) -> None:
     """A vertical gradient: blue, overcast, white or evening; low hills of vegetation at the horizon."""
-    rng, (width, height) = canvas.rng, canvas.image.size
+    rng = canvas.rng
+    (width, height) = canvas.image.size
     tops = np.array([(90, 140, 210), (150, 155, 165), (215, 215, 220), (180, 140, 130)], float)
     top = tops[rng.integers(4)] + rng.normal(0, 10, 3)
     bottom = top + rng.uniform(10, 60)

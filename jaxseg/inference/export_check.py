@@ -29,10 +29,13 @@ BATCHES = (2, 1)
 
 def logit_differences(export: Export, predict: PredictFn) -> dict:
     """Random images through the network and through `predict`: how far their logits are apart."""
-    rng, own = np.random.default_rng(0), inference_fn(export.model, export.variables)
+    rng = np.random.default_rng(0)
+    own = inference_fn(export.model, export.variables)
     sizes = SIZES_PX if export.size_px is None else (export.size_px,) * len(BATCHES)
     images = [rng.random((b, *size_px, 3), np.float32) for b, size_px in zip(BATCHES, sizes, strict=True)]
-    largest, logits, same = 0.0, [], []
+    largest = 0.0
+    logits = []
+    same = []
     for image in images:
         expected, found = np.asarray(own(image)), np.asarray(predict(image))
         if found.shape != expected.shape or found.dtype != np.float32:

@@ -154,7 +154,8 @@ def write_torch(export: Export, path: Path) -> None:
 
 
 def read_torch(export: Export, path: Path) -> PredictFn:
-    state_dict, target = read_state_dict(path, suffix=export.suffix), export.variables
+    state_dict = read_state_dict(path, suffix=export.suffix)
+    target = export.variables
     if export.section.name == "unet":
         return same_weights(export, unet_from_torch(state_dict, target=target))
     auxiliary = export.section.auxiliary
@@ -185,7 +186,8 @@ def make_export(
     size_px: tuple[int, int] | None = None,
 ) -> Export:
     """The network of `peer` with these variables, and what is to be said of it. suffix: default: the format's first."""
-    section, labels = peer_sections(config)[peer].model, LABELS[config.data.name]
+    section = peer_sections(config)[peer].model
+    labels = LABELS[config.data.name]
     model = make_model(section, num_classes=labels.num_classes, axis_name=None)
     about = {
         "peer": peer,

@@ -94,6 +94,12 @@ class ConvNorm(nn.Module):
         return BatchNorm(self.axis_name, self.dtype, name="norm")(x, train=train)
 
 
+# Below this share of the products, taps pay. On two CPU cores, 28×28×2048 to 256 channels: forward and gradients 0.30 s by
+# taps and 0.67 s in one at a share of 0.51; 0.13 and 1.2 s at 0.18. On an H100, counted at its data sheet's rates (495
+# TFLOP/s in TF32, 3.35 TB/s): a quarter more at 0.51, half the time at 0.18, of layers that are a hundredth of the step.
+MOST_TAPS_MET = 2 / 3
+
+
 def convolve(
     x: Float[ArrayLike, "b h w c"], kernel: Float[ArrayLike, "k k c d"], *, stride: int, dilation: int
 ) -> Float[Array, "b h2 w2 d"]:
@@ -106,10 +112,10 @@ def convolve(
     size = kernel.shape[0]
     if size == 1:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    padding = dilation * (size // 2)
     reach = [dilation * (tap - size // 2) for tap in range(size)]
-    if stride == 1 and share_of_taps_met(x.shape[1:3], reach) < 2 / 3:
-        return convolve_by_taps(x, kernel, reach)
+    if stride == 1 and share_of_taps_met(x.shape[1:3], reach) < MOST_TAPS_MET:
+        return convolve_by_taps(x, kernel, reach=reach)
+    padding = dilation * (size // 2)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -128,7 +134,7 @@ def share_of_taps_met(hw: tuple[Length, Length], reach: list[int]) -> float:
     return h * w
 
 
-def convolve_by_taps(x: Float[ArrayLike, "b h w c"], kernel: Float[ArrayLike, "k k c d"], reach: list[int]) -> Array:
+def convolve_by_taps(x: Float[ArrayLike, "b h w c"], kernel: Float[ArrayLike, "k k c d"], *, reach: list[int]) -> Array:
     """y[i, j] = sum over taps (k, l) of x[i + reach[k], j + reach[l]] @ kernel[k, l], x being 0 outside the image."""
     b, h, w, _ = x.shape
     wide = jnp.promote_types(x.dtype, jnp.float32)  # of the sum, as within a convolution

@@ -82,9 +82,12 @@ def plan(backbone: str, output_stride: int) -> list[tuple[int, int, tuple[int, i
     A stage that would stride beyond `output_stride` doubles its dilation instead, from its second bottleneck on: the
     first still sees the grid of the stage before.
     """
-    stages, stride_so_far, dilation = [], 4, 1  # stem and pooling
+    stages = []
+    stride_so_far = 4  # stem and pooling
+    dilation = 1
     for stage, blocks in enumerate(DEPTHS[backbone], start=1):
-        stride, before = 1 if stage == 1 else 2, dilation
+        stride = 1 if stage == 1 else 2
+        before = dilation
         if stride_so_far * stride > output_stride:
             stride, dilation = 1, dilation * stride
         stride_so_far *= stride

@@ -86,7 +86,8 @@ def resnet_tensor_maps(depths: Iterable[int]) -> list[TensorMap]:
     tensor_maps = conv_norm_tensor_maps("backbone.conv1", "backbone.bn1", ("backbone", "stem"))
     for stage, blocks in enumerate(depths, start=1):
         for i in range(blocks):
-            theirs, ours = f"backbone.layer{stage}.{i}", ("backbone", f"stage{stage}_block{i + 1}")
+            theirs = f"backbone.layer{stage}.{i}"
+            ours = ("backbone", f"stage{stage}_block{i + 1}")
             for k in (1, 2, 3):
                 tensor_maps += conv_norm_tensor_maps(f"{theirs}.conv{k}", f"{theirs}.bn{k}", (*ours, f"conv{k}"))
             if i == 0:
@@ -98,7 +99,8 @@ def resnet_tensor_maps(depths: Iterable[int]) -> list[TensorMap]:
 
 def deeplabv3_tensor_maps(depths: Iterable[int], *, auxiliary: bool) -> list[TensorMap]:
     """Every tensor of torchvision's DeepLabV3."""
-    tensor_maps, aspp = resnet_tensor_maps(depths), "classifier.0"
+    tensor_maps = resnet_tensor_maps(depths)
+    aspp = "classifier.0"
     for i in range(4):
         tensor_maps += conv_norm_tensor_maps(f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1", ("aspp", f"conv{i + 1}"))
     tensor_maps += conv_norm_tensor_maps(f"{aspp}.convs.4.1", f"{aspp}.convs.4.2", ("aspp", "pooled"))
@@ -214,7 +216,8 @@ def deeplabv3_to_torch(variables: Mapping) -> dict[str, np.ndarray]:
 def convert_back(variables: Mapping, tensor_maps: list[TensorMap]) -> dict[str, np.ndarray]:
     """Undoes `tensor_maps`; PyTorch's `num_batches_tracked`, which nothing here counts, is 0 (it has no effect where momentum is
     a number, as in these networks)."""
-    flat, state_dict = flatten(variables), {}
+    flat = flatten(variables)
+    state_dict = {}
     paths = {_own_name(m): m for m in tensor_maps}
     if problems := sorted(set(flat) ^ set(paths)):
         raise InputError("these variables are not those of the network in PyTorch: " + _some(problems))

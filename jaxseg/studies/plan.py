@@ -100,7 +100,9 @@ class Plan:
 def read_plan(path: Path) -> Plan:
     """The plan in `path`, every run's config checked. Raises InputError naming file, table and key."""
     content = read_content(path)
-    fields, of, base = content["config"], content["of"], content.get("base")
+    fields = content["config"]
+    of = content["of"]
+    base = content.get("base")
     runs = [run for grid in content["grid"] for run in runs_of(path, grid, fields, of, base)]
     runs.sort(key=lambda run: run.seed)
     for run in runs:
@@ -162,7 +164,8 @@ def runs_of(path: Path, grid: dict, fields: dict, of: dict, base: str | None) ->
                     for name in (model, dataset, protocol):
                         own |= of.get(name, {})
                     own |= flat(grid.get("config", {}))
-                    arm, start = grid.get("arm", model), grid.get("starts_from")
+                    arm = grid.get("arm", model)
+                    start = grid.get("starts_from")
                     if start:
                         own["model.init_from"] = (
                             f"runs/study/{base or path.stem}/{dataset}-{protocol}-{start}-seed{seed}"

@@ -97,7 +97,8 @@ def _check_sums(manager: ocp.CheckpointManager, step: int, what: str) -> None:
     """Raises InputError naming the files that are not as they were written."""
     with _named_errors(manager, step, what):
         folder = Path(manager.directory) / str(step)
-        written, found = json.loads((folder / SUMS).read_text()), _sums(folder)
+        written = json.loads((folder / SUMS).read_text())
+        found = _sums(folder)
         if not isinstance(written, dict):
             raise ValueError(f"{SUMS} is a {type(written).__name__}")
         wrong = [
@@ -185,7 +186,7 @@ def restore_newest(
             damaged.append((step, error))
             continue
         for newer, error in damaged:
-            kept = distributed.run_on_primary(lambda newer=newer: _move(Path(manager.directory) / str(newer), aside))
+            kept = distributed.run_on_primary(functools.partial(_move, Path(manager.directory) / str(newer), aside))
             say(f"{error} It is kept as {kept}; the one before it, of step {step}, is used.")
         if damaged:
             manager.reload()

@@ -66,7 +66,8 @@ def too_large_to_predict(config: ConfigDict) -> str:
 
 def too_large_to_train(config: ConfigDict) -> str:
     """What the step is made of, and what makes it smaller."""
-    train, models = config.train, {path: section.model for path, section in peer_sections(config).items()}
+    train = config.train
+    models = {path: section.model for path, section in peer_sections(config).items()}
     fields = [f"config.train.batch_size={train.batch_size}", f"config.train.accumulate_steps={train.accumulate_steps}"]
     for name, model in models.items():
         path = peer_path(config, name)

@@ -53,7 +53,8 @@ def first_images(prepared: Prepared, *, crop_px: int) -> FewImages:
     """The central squares, crop_px wide, of the first IMAGES training images: a random crop of one is itself. Classes with
     fewer than FEWEST_PIXELS are void in them."""
     pipeline.check_crop(prepared, "train", crop_px)
-    records, images = prepared.records("train"), []
+    records = prepared.records("train")
+    images = []
     for number in range(min(IMAGES, len(records))):
         image, label = center_crop(records[number]["image"], records[number]["label"], crop_px=crop_px)
         images.append(records[number] | {"image": image, "label": label})

@@ -140,7 +140,8 @@ def check_result(result: dict, file: Path) -> None:
         raise InputError(f"{file}: its classes ({', '.join(classes[:3])}, …) are not those of {name}; {AGAIN}")
     if [len(row) for row in scores["confusion"]] != [len(classes)] * len(classes):
         raise InputError(f"{file}: the confusion matrix is not {len(classes)} × {len(classes)}; {AGAIN}")
-    listed, scored = len(result["images"]), len(scores["images"])
+    listed = len(result["images"])
+    scored = len(scores["images"])
     if listed != scored:
         raise InputError(f"{file}: {listed} images, but scores of {scored}; {AGAIN}")
 

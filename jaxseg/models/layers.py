@@ -96,7 +96,7 @@ class ConvNorm(nn.Module):
 
 # Below this share of the products, taps pay. On two CPU cores, 28×28×2048 to 256 channels: forward and gradients 0.30 s by
 # taps and 0.67 s in one at a share of 0.51; 0.13 and 1.2 s at 0.18. On an H100, counted at its data sheet's rates (495
-# TFLOP/s in TF32, 3.35 TB/s): a quarter more at 0.51, half the time at 0.18, of layers that are a hundredth of the step.
+# TFLOP/s in TF32, 3.35 TB/s) and never run: a quarter more at 0.51, half the time at 0.18.
 MOST_TAPS_MET = 2 / 3
 
 

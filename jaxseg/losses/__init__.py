@@ -1,4 +1,7 @@
-"""The losses: terms of single pixels, of regions, of peers, and their sum."""
+"""The losses: terms of single pixels, of regions, of peers, and their sum.
+
+Pure functions of logits and labels; README.md explains region mutual information and mutual learning.
+"""
 
 from jaxseg.losses.mutual import mutual_kl
 from jaxseg.losses.objective import pixel_and_rmi_loss

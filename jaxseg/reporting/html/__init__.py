@@ -1,0 +1,1 @@
+"""One HTML page of results or of runs, which needs no other file and no network."""

@@ -55,8 +55,13 @@ setup() {
   if ! grep -qsxF -e "$want [$extras]" -e "$want [dev]" "$stamp"; then
     echo "setting up $venv with $base, Python $version (once, some minutes: downloads about 300 MB, takes 1.2 GB of disk) …"
     if [[ "$version" != "$(suitable_version "$PYTHON")" ]]; then
+      if [[ -e "$venv" && ! -e "$stamp" ]]; then # made by somebody else: never removed
+        echo "error: $venv is there, and this script did not make it. Move it away, or set JAXSEG_VENV=FOLDER." >&2
+        exit 2
+      fi
       rm -rf "$venv"
       "$base" -m venv "$venv"
+      touch "$stamp"
     fi
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}"
     echo "$want [$extras]" >"$stamp"

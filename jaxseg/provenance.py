@@ -49,10 +49,9 @@ def origin(config: ConfigDict) -> dict:
 
 def command() -> str:
     """The command line, as it would be typed."""
-    module = Path(sys.argv[0])
-    folder = module.absolute().parent.name
-    name = f"-m {folder}.{module.stem}" if folder in ("jaxseg", "scripts") else module.name
-    return shlex.join(["python", *name.split(), *sys.argv[1:]])
+    module = sys.modules["__main__"].__spec__  # None unless it was started by -m
+    started = ["-m", module.name.removesuffix(".__main__")] if module else [Path(sys.argv[0]).name]
+    return shlex.join(["python", *started, *sys.argv[1:]])
 
 
 def commit() -> str | None:

@@ -1,27 +1,55 @@
 #!/usr/bin/env bash
-# What only a GPU can tell, in one command: the numerics tests on it, RMI's parity, the speed of
-# step, RMI, mutual step and prediction beside PyTorch, memory, runs that are killed.
-# Needs jaxseg[cuda,torch,dev] installed for $PYTHON (default: .venv). Results go to $1 (default: results).
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python="${PYTHON:-.venv/bin/python}" out="${1:-results}"
+# What only a GPU can tell, in one command, the most valuable first: the numerics tests on it, RMI's parity, the speed of
+# step, RMI, mutual step and prediction beside PyTorch, memory, runs that are killed, the study.
+# A piece that fails is named at the end, with status 1, and does not keep the others from running.
+# Needs jaxseg[cuda,torch,dev] installed for $PYTHON (default: .venv/bin/python). Results, each a JSON with device and
+# versions, go to $1 (default: results).
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+python="${PYTHON:-.venv/bin/python}"
+out="${1:-results}"
+tests=( # whose numbers depend on the device
+  tests/test_models.py tests/test_deeplabv3.py tests/test_losses.py tests/test_rmi.py tests/test_mutual.py
+  tests/test_pooling.py tests/test_floor.py tests/test_metrics.py tests/test_step.py tests/test_train.py
+  tests/test_limits.py tests/test_infer.py tests/test_evaluate.py tests/test_export.py
+)
+failed=()
+
+# piece NAME COMMAND…
+piece() {
+  local name="$1"
+  shift
+  echo "== $name"
+  "$@" || failed+=("$name: status $?")
+}
+
+# measure NAME FOLDER.MODULE OPTION…: a script, whose JSON is NAME_gpu.json
+measure() {
+  local name="$1" module="$2"
+  shift 2
+  piece "$name" "$python" -m "scripts.$module" "$@" --output="$out/${name}_gpu.json"
+}
+
 export JAX_PLATFORMS=cuda
-"$python" -m pytest tests/test_models.py tests/test_deeplabv3.py tests/test_losses.py tests/test_mutual.py tests/test_pooling.py tests/test_rmi.py tests/test_metrics.py \
-  tests/test_step.py tests/test_train.py tests/test_limits.py tests/test_infer.py tests/test_evaluate.py tests/test_export.py
-mkdir -p "$out"
-"$python" scripts/check_rmi_parity.py --output="$out/rmi_parity_gpu.json"
-"$python" scripts/bench_rmi.py --output="$out/bench_rmi_gpu.json"
-"$python" scripts/bench_step.py --output="$out/bench_step_gpu.json"
-"$python" scripts/bench_step.py --batch=32 --output="$out/bench_step_gpu_b32.json"
-"$python" scripts/bench_mutual.py --output="$out/bench_mutual_gpu.json"
-"$python" scripts/bench_predict.py --batch=32 --images=64 --output="$out/bench_predict_unet_gpu.json"
-"$python" scripts/bench_predict.py --network=deeplabv3 --batch=32 --images=64 --output="$out/bench_predict_deeplabv3_gpu.json"
-"$python" scripts/memory.py --output="$out/memory_gpu.json"
+piece "tests" "$python" -m pytest "${tests[@]}"
+measure rmi_parity checks.rmi_parity
+measure bench_step bench.step
+measure bench_rmi bench.rmi
+measure bench_mutual bench.mutual
+measure bench_step_b32 bench.step --batch=32
+measure memory bench.memory
+for network in unet deeplabv3; do
+  measure "bench_predict_$network" bench.predict --network="$network" --batch=32 --images=64
+done
 # Killed and started again, bit for bit; and what the deterministic operations cost that this needs on a GPU.
-"$python" -m scripts.chaos --kills=5 --output="$out/chaos_gpu.json"
-XLA_FLAGS=--xla_gpu_deterministic_ops=true "$python" scripts/bench_step.py --output="$out/bench_step_gpu_deterministic.json"
+measure chaos checks.chaos --kills=5
+XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_deterministic_ops=true" measure bench_step_deterministic bench.step
 # The study itself, 200 epochs: hours a run (python -m scripts.study --preset=gpu --dry_run); the same line goes on.
 if [[ -n "${STUDY_SOURCES:-}" ]]; then # such as "--source=cityscapes=DIR --source=voc2012=DIR"
   read -ra sources <<<"$STUDY_SOURCES"
-  "$python" -m scripts.study --preset=gpu --output="$out/study" "${sources[@]}"
+  piece study "$python" -m scripts.study --preset=gpu --output="$out/study" "${sources[@]}"
 fi
+
+((${#failed[@]})) || exit 0
+printf 'failed: %s\n' "${failed[@]}" >&2
+exit 1

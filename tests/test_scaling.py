@@ -24,7 +24,7 @@ def test_bytes_are_gradients_normalisation_and_logged_terms(four_devices, model,
     2 · (4 + 8 + 16 + 32) down, 2 · 64 below and 2 · (32 + 16 + 8 + 4) up, in 18 layers. Beside: the count of valid pixels
     and the logged terms: the loss, which is the pixel term; with RMI pixel, rmi and rmi_present beside it."""
     config = small_config(model, scaling.STUDY | {"features": 4})
-    found = all_reduces(compiled_step(config, devices=4)[0].as_text())
+    found = all_reduces(compiled_step(config, devices=4).as_text())
     params = 122_183  # as a run of 19 classes says of itself
     channels = 2 * (2 * (4 + 8 + 16 + 32) + 64)
     assert sum(found) == 4 * (params + 4 * channels + 1 + terms)

@@ -1,6 +1,6 @@
 """Input rate: jaxseg's prepared records against a PyTorch DataLoader on the same raw files, in one run.
 
-    python scripts/bench/input.py --dataset=camvid --source_dir=FOLDER [--batches=200] [--output=FILE.json]
+    python -m scripts.bench.input --source_dir=FOLDER [--dataset=camvid] [--batches=100] [--rounds=3] [--output=FILE.json]
 
 Both give batches of 8 random 224×224 crops of images resized to 234×234, as float32 in [0, 1]. The DataLoader does
 what the study's code does every epoch: decode image and mask by Pillow, resize, crop. jaxseg did the first two once,
@@ -9,24 +9,18 @@ at preparation (its time is printed). Same number of worker processes, in turn, 
 
 import argparse
 import os
-import sys
 import tempfile
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-import torch
 from rich.console import Console
-from rich.table import Table
 
 from jaxseg.config import default
 from jaxseg.data import pipeline, transforms
 from jaxseg.data.prepare import prepare
 from jaxseg.data.sources import find_source, read_sample
-from jaxseg.files import write_json
-from jaxseg.provenance import commit
+from scripts.entry import make_table, result_options_of, run, write_result
+from scripts.needs_torch import torch
 
 
 class RawFiles(torch.utils.data.Dataset):
@@ -102,14 +96,31 @@ def jaxseg_rate(prepared, config, *, workers: int, count: int) -> float:
         batches.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="camvid")
-    parser.add_argument("--source_dir", required=True)
-    parser.add_argument("--batches", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
+def report(options, rates, preparation_s: float, prepared) -> None:
+    """Prints the table and writes the JSON."""
+    cores = os.cpu_count()
+    title = f"input, {options.dataset}, images/s on {cores} cores (median, min to max of {options.rounds} rounds)"
+    columns = ("worker processes", "PyTorch DataLoader", "jaxseg", "ratio", "jaxseg per core")
+    table = make_table(title, columns, left=0)
+    rows = []
+    for workers in (0, 1, 2):
+        theirs, ours = rates["PyTorch", workers], rates["jaxseg", workers]
+        ratio = np.median(ours) / np.median(theirs)
+        # With 0 workers jaxseg reads by threads on all cores, the DataLoader in its one process.
+        used = min(cores, workers or cores)
+        rows.append(
+            {"workers": workers, "torch_images_per_s": theirs, "jaxseg_images_per_s": ours, "ratio": float(ratio)}
+        )
+        cells = [f"{np.median(r):.0f} ({min(r):.0f} to {max(r):.0f})" for r in (theirs, ours)]
+        table.add_row(str(workers), *cells, f"{ratio:.1f}x", f"{np.median(ours) / used:.0f}")
+    Console(width=110).print(table)
+    images = prepared.images("train") + prepared.images("val")
+    print(f"preparation, once: {preparation_s:.1f} s for {images} images ({images / preparation_s:.0f} images/s)")
+    measured = {"cpu_cores": cores, "preparation_s": preparation_s, "images": images, "results": rows}
+    write_result(options.output, {"benchmark": "input", **measured}, packages=["grain", "numpy", "pillow", "torch"])
+
+
+def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     config = default()
     with tempfile.TemporaryDirectory() as folder:
@@ -131,42 +142,8 @@ def main() -> None:
     report(options, rates, preparation_s, prepared)
 
 
-def report(options, rates, preparation_s: float, prepared) -> None:
-    """Prints the table and writes the JSON."""
-    cores = os.cpu_count()
-    table = Table(
-        title=f"input, {options.dataset}, images/s on {cores} cores (median, min to max of {options.rounds} rounds)",
-        title_justify="left",
-    )
-    for column in ("worker processes", "PyTorch DataLoader", "jaxseg", "ratio", "jaxseg per core"):
-        table.add_column(column, justify="right")
-    rows = []
-    for workers in (0, 1, 2):
-        theirs, ours = rates["PyTorch", workers], rates["jaxseg", workers]
-        ratio = np.median(ours) / np.median(theirs)
-        # With 0 workers jaxseg reads by threads on all cores, the DataLoader in its one process.
-        used = min(cores, workers or cores)
-        rows.append(
-            {"workers": workers, "torch_images_per_s": theirs, "jaxseg_images_per_s": ours, "ratio": float(ratio)}
-        )
-        cells = [f"{np.median(r):.0f} ({min(r):.0f} to {max(r):.0f})" for r in (theirs, ours)]
-        table.add_row(str(workers), *cells, f"{ratio:.1f}x", f"{np.median(ours) / used:.0f}")
-    Console(width=110).print(table)
-    images = prepared.images("train") + prepared.images("val")
-    print(f"preparation, once: {preparation_s:.1f} s for {images} images ({images / preparation_s:.0f} images/s)")
-    if options.output:
-        versions = {"torch": torch.__version__, "python": sys.version.split()[0]}
-        where = {
-            "command": " ".join(["python", *sys.argv]),
-            "commit": commit(),
-            "cpu_cores": cores,
-            "versions": versions,
-        }
-        write_json(
-            options.output,
-            {"benchmark": "input", **where, "preparation_s": preparation_s, "images": images, "results": rows},
-        )
-
-
 if __name__ == "__main__":
-    main()
+    parser = result_options_of(__doc__, batches=100, rounds=3)
+    parser.add_argument("--dataset", default="camvid")
+    parser.add_argument("--source_dir", required=True)
+    run(main, parser)

@@ -1,6 +1,6 @@
 """Device memory of the training step that an experiment file describes, by the compiler's own account, and what fits.
 
-    python scripts/bench/memory.py [--config=configs/mutual_cityscapes.py] [--batches=4,8] [--output=FILE.json]
+    python -m scripts.bench.memory [--config=configs/mutual_cityscapes.py] [--batches=4,8] [--output=FILE.json]
 
 Compiles the step, without running it, at two batch sizes for float32 and, but on a CPU, bfloat16, with and without
 `model.remat`, and reads `memory_analysis()`: arguments (parameters, optimiser states, batch), temporaries and outputs,
@@ -12,19 +12,15 @@ take workspaces on top.
 import argparse
 import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 from rich.console import Console
-from rich.table import Table
 
 from jaxseg.config import find_config_file, peer_sections, run_config_file
-from jaxseg.files import write_json
-from jaxseg.provenance import commit
 from jaxseg.studies.estimate import abstract_peers
 from jaxseg.training import parallel
+from scripts.bench.timing import dtypes
+from scripts.entry import make_table, result_options_of, run, write_result
 
 DEVICES_GB = (16, 24, 80)  # of 10^9 bytes
 IN_USE = 0.9  # share of a device's memory taken as usable: contexts, workspaces and fragmentation have the rest
@@ -43,32 +39,21 @@ def needed_bytes(config, batch_size: int) -> int:
     return total - memory.alias_size_in_bytes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/mutual_cityscapes.py")
-    parser.add_argument("--batches", default="4,8", help="two sizes, per device")
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
+def main(options: argparse.Namespace) -> None:
     config = run_config_file(find_config_file(options.config))
     small, large = map(int, options.batches.split(","))
     device = jax.devices()[0].device_kind
-    table = Table(title=f"{options.config}, {config.data.crop_px} pixels, compiled for {device}", title_justify="left")
-    for column in (
-        "dtype",
-        "remat",
-        f"batch {small}",
-        f"batch {large}",
-        "an image",
-        *(f"fit {gb} GB" for gb in DEVICES_GB),
-    ):
-        table.add_column(column, justify="right")
+    title = f"{options.config}, {config.data.crop_px} pixels, compiled for {device}"
+    sizes = (f"batch {small}", f"batch {large}", "an image", *(f"fit {gb} GB" for gb in DEVICES_GB))
+    table = make_table(title, ("dtype", "remat", *sizes))
     rows = []
-    for dtype in ("float32",) if jax.default_backend() == "cpu" else ("float32", "bfloat16"):
+    for dtype in dtypes():
         for remat in (False, True):
             for section in peer_sections(config).values():
                 section.model.dtype, section.model.remat = dtype, remat
             start = time.monotonic()
-            low, high = needed_bytes(config, small), needed_bytes(config, large)
+            low = needed_bytes(config, small)
+            high = needed_bytes(config, large)
             each = (high - low) / (large - small)
             fit = {gb: int((IN_USE * gb * 1e9 - low) / each + small) for gb in DEVICES_GB}
             rows.append({"dtype": dtype, "remat": remat, "bytes": {small: low, large: high}, "images_that_fit_gb": fit})
@@ -77,10 +62,11 @@ def main() -> None:
             print(f"{dtype}, remat={remat}: compiled in {time.monotonic() - start:.0f} s", file=sys.stderr)
     Console(width=100).print(table)
     print(f"Fit: images a device in {IN_USE:.0%} of its memory.")
-    if options.output:
-        where = {"command": " ".join(["python", *sys.argv]), "commit": commit(), "device": device}
-        write_json(options.output, {"benchmark": "memory", **where, "jax": jax.__version__, "results": rows})
+    write_result(options.output, {"benchmark": "memory", "config": options.config, "results": rows})
 
 
 if __name__ == "__main__":
-    main()
+    parser = result_options_of(__doc__)
+    parser.add_argument("--config", default="configs/mutual_cityscapes.py")
+    parser.add_argument("--batches", default="4,8", help="two sizes, per device")
+    run(main, parser)

@@ -1,36 +1,40 @@
 """Time of one mutual-learning step, both networks in one call, beside their own steps and beside PyTorch, in one run.
 
-    python scripts/bench/mutual.py [--batch=10] [--size=224] [--rounds=5] [--steps=3] [--output=FILE.json]
+    python -m scripts.bench.mutual [--batch=10] [--size=224] [--rounds=5] [--steps=3] [--output=FILE.json]
 
 U-Net (32 features) and DeepLabV3 (ResNet-50), 21 classes, cross-entropy and KL both ways, Adam; batch already on the
-device. "own steps": each network trained alone on the same batch; the step of both should cost no more than their sum.
+device. "alone": each network trained by itself on the same batch; the step of both should cost no more than their sum.
 PyTorch: both forward passes, one backward pass of the summed losses, two optimisers, channels_last, eager; on a GPU also
 compiled and under bfloat16 autocast, and jaxseg in bfloat16. Needs jaxseg[torch].
 """
 
 import argparse
-import os
-import sys
-from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads must not spin while it is jaxseg's turn
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # both frameworks share the GPU's memory
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import jax
 import numpy as np
-import torch
-from torch.nn import functional as F  # noqa: N812
 
 from jaxseg.config import default, use_mutual_learning
-from scripts.bench.step import CLASSES, print_table, random_batch, step_of, take_turns, write_results
+from scripts.bench.timing import (
+    CLASSES,
+    Contestants,
+    dtypes,
+    jaxseg_step,
+    print_table,
+    random_batch,
+    take_turns,
+    write_rows,
+)
+from scripts.bench.torch_step import torch_steps
+from scripts.entry import result_options_of, run
+from scripts.needs_torch import torch
 from scripts.torch_reference.deeplabv3 import TorchDeepLabV3
 from scripts.torch_reference.unet import TorchUNet
 
-BOTH, STUDENT, TEACHER = "both in one step", "U-Net alone", "DeepLabV3 alone"
+BOTH = "both in one step"
+STUDENT = "U-Net alone"
+TEACHER = "DeepLabV3 alone"
 
 
-def jaxseg_steps(batch: dict, dtype: str) -> dict:
+def jaxseg_steps(batch: dict, dtype: str) -> Contestants:
     """The three contestants of jaxseg."""
     both = default()
     use_mutual_learning(both)
@@ -40,63 +44,44 @@ def jaxseg_steps(batch: dict, dtype: str) -> dict:
     student = default()
     student.model.dtype = dtype
     configs = {BOTH: both, STUDENT: student, TEACHER: teacher}
-    return {f"jaxseg {dtype}, {name}": step_of(config, batch) for name, config in configs.items()}
+    return {f"jaxseg {dtype}, {name}": jaxseg_step(config, batch) for name, config in configs.items()}
 
 
-def torch_step(batch: dict, device: str, *, compiled: bool = False, autocast: bool = False):
-    """A function that does one step of both networks and waits for it."""
-    image = torch.tensor(batch["image"]).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
-    label = torch.tensor(batch["label"]).long().to(device)
-    models = [TorchUNet(CLASSES), TorchDeepLabV3(CLASSES)]
-    models = [model.to(device, memory_format=torch.channels_last) for model in models]
-    optimizers = [torch.optim.Adam(model.parameters(), 1e-3) for model in models]
-    forwards = [torch.compile(model) for model in models] if compiled else models
+def mutual_loss(student: torch.Tensor, teacher: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of both, and the KL divergence of each from the other, which is held fixed."""
+    functional = torch.nn.functional
+    valid = label != 255
 
     def own_loss(logits, other):
-        kl = F.kl_div(F.log_softmax(logits, 1), F.log_softmax(other.detach(), 1), reduction="none", log_target=True)
-        valid = label != 255
-        return F.cross_entropy(logits, label, ignore_index=255) + kl.sum(1)[valid].mean()
+        log_probs = functional.log_softmax(logits, 1)
+        target = functional.log_softmax(other.detach(), 1)
+        kl = functional.kl_div(log_probs, target, reduction="none", log_target=True)
+        return functional.cross_entropy(logits, label, ignore_index=255) + kl.sum(1)[valid].mean()
 
-    def run():
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            student, teacher = (forward(image) for forward in forwards)
-        loss = own_loss(student.float(), teacher.float()) + own_loss(teacher.float(), student.float())
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        return loss.item()
-
-    return run
+    return own_loss(student, teacher) + own_loss(teacher, student)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("batch", 10), ("size", 224), ("rounds", 5), ("steps", 3)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    batch, gpu = random_batch(options.batch, options.size), jax.default_backend() == "gpu"
-    device = "cuda" if gpu else "cpu"
-    contestants = {"PyTorch eager float32": torch_step(batch, device)} | jaxseg_steps(batch, "float32")
-    if gpu:
-        contestants |= {
-            "PyTorch compiled float32": torch_step(batch, device, compiled=True),
-            "PyTorch compiled bfloat16": torch_step(batch, device, compiled=True, autocast=True),
-        } | jaxseg_steps(batch, "bfloat16")
+def share_of_sum(seconds: dict[str, list[float]], dtype: str) -> dict[str, float]:
+    """The step of both over the sum of their own, round by round: what slows the machine slows all three."""
+    both, student, teacher = (np.array(seconds[f"jaxseg {dtype}, {name}"]) for name in (BOTH, STUDENT, TEACHER))
+    ratios = both / (student + teacher)
+    return {"median": float(np.median(ratios)), "min": float(ratios.min()), "max": float(ratios.max())}
+
+
+def main(options: argparse.Namespace) -> None:
+    batch = random_batch(options.batch, options.size)
+    contestants = torch_steps(lambda: [TorchUNet(CLASSES), TorchDeepLabV3(CLASSES)], mutual_loss, batch)
+    for dtype in dtypes():
+        contestants |= jaxseg_steps(batch, dtype)
     seconds = take_turns(contestants, rounds=options.rounds, steps=options.steps)
     title = f"mutual-learning step, {options.batch} × {options.size}×{options.size}"
     rows = print_table(title, seconds, reference="PyTorch eager float32")
-    shares = {}
-    for dtype in ("float32", "bfloat16") if gpu else ("float32",):
-        turns = [np.array(seconds[f"jaxseg {dtype}, {name}"]) for name in (BOTH, STUDENT, TEACHER)]
-        ratios = turns[0] / (turns[1] + turns[2])  # of each round: what slows the machine slows all three
-        shares[dtype] = {"median": float(np.median(ratios)), "min": float(ratios.min()), "max": float(ratios.max())}
-        print(f"{dtype}: both in one step take {np.median(ratios):.3f} of the sum of their own steps"
-              f" (rounds: {ratios.min():.3f} to {ratios.max():.3f})")  # fmt: skip
-    write_results(options, "mutual_step", rows, both_over_sum=shares)
+    shares = {dtype: share_of_sum(seconds, dtype) for dtype in dtypes()}
+    for dtype, share in shares.items():
+        print("{}: both in one step take {median:.3f} of the sum of their own steps"
+              " (rounds: {min:.3f} to {max:.3f})".format(dtype, **share))  # fmt: skip
+    write_rows(options, "mutual_step", rows, both_over_sum=shares)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, result_options_of(__doc__, batch=10, size=224, rounds=5, steps=3))

@@ -1,6 +1,7 @@
 """Images predicted in a second, jaxseg beside the same network in PyTorch, in one run on whatever device is there.
 
-    python scripts/bench/predict.py [--network=unet|deeplabv3] [--batch=8] [--size=234] [--rounds=5] [--output=FILE.json]
+    python -m scripts.bench.predict [--network=unet|deeplabv3] [--batch=8] [--size=234] [--images=16] [--rounds=5]
+                                    [--output=FILE.json]
 
 From images uint8 in memory, all of one size and seen at it, to their label maps uint8 in memory: what `jaxseg.predict`
 does between reading and writing. Both networks have the same weights, and the share of pixels with the same class is
@@ -8,66 +9,27 @@ printed. PyTorch in channels_last under inference_mode, eager. Needs jaxseg[torc
 """
 
 import argparse
-import os
-import sys
-from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads must not spin while it is jaxseg's turn
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # both frameworks share the GPU's memory
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import jax
 import numpy as np
 import optax
-import torch
 
 from jaxseg.config import default
 from jaxseg.inference.options import InferenceOptions
-from jaxseg.inference.predictor import Predictor, label_map, predict_scores
+from jaxseg.inference.predictor import Predictor, predict_labels
 from jaxseg.inference.tiling import pad_by_edge
 from jaxseg.labels import LABELS
 from jaxseg.models.factory import SIZE_MULTIPLE_PX, make_model
 from jaxseg.models.torch_weights import deeplabv3_from_torch, unet_from_torch
 from jaxseg.training import parallel
 from jaxseg.training.state import create_peer
-from scripts.bench.step import print_table, take_turns, write_results
+from scripts.bench.timing import print_table, take_turns, torch_device, write_rows
+from scripts.entry import result_options_of, run
+from scripts.needs_torch import torch
 from scripts.torch_reference.deeplabv3 import TorchDeepLabV3
 from scripts.torch_reference.unet import TorchUNet
 
 CLASSES = 19
 TORCH = {"unet": (TorchUNet, unet_from_torch), "deeplabv3": (TorchDeepLabV3, deeplabv3_from_torch)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=TORCH, default="unet")
-    for name, value in (("batch", 8), ("size", 234), ("images", 16), ("rounds", 5), ("steps", 1)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    module, convert = TORCH[options.network]
-    theirs = module(CLASSES).eval()
-    variables = convert({name: tensor.numpy() for name, tensor in theirs.state_dict().items()})
-    images = list(np.random.default_rng(0).integers(0, 256, (options.images, options.size, options.size, 3), np.uint8))
-    ours = jaxseg_network(options.network, variables)
-    contestants = {
-        "PyTorch eager": lambda: torch_labels(theirs, images, options.batch, multiple=ours.multiple_px),
-        "jaxseg": lambda: list(
-            map(label_map, predict_scores(ours, images, options=InferenceOptions("none", batch=options.batch)))
-        ),
-    }
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    theirs.to(device, memory_format=torch.channels_last)
-    same = np.mean([a == b for a, b in zip(*(run() for run in contestants.values()), strict=True)])
-    seconds = take_turns(contestants, rounds=options.rounds, steps=options.steps)
-    title = f"{options.images} images {options.size}×{options.size} to label maps, {options.network}, batches of {options.batch}"
-    rows = print_table(title, seconds, reference="PyTorch eager")
-    for name, row in rows.items():
-        row["images_per_s"] = options.images / row["median_s"]
-        print(f"{name}: {row['images_per_s']:.2f} images/s")
-    print(f"the same class at {100 * same:.4f} % of the pixels")
-    write_results(options, "predict", rows, same_class=float(same))
 
 
 def jaxseg_network(name: str, variables: dict) -> Predictor:
@@ -77,7 +39,17 @@ def jaxseg_network(name: str, variables: dict) -> Predictor:
     peer = create_peer(model, optax.identity(), variables)
     forward, multiple = parallel.compile_predict(), SIZE_MULTIPLE_PX[name]
     labels = LABELS["cityscapes"]
-    return Predictor(name, None, parallel.replicate(peer), forward, labels, config.data, multiple, "softmax")
+    return Predictor(
+        name,
+        None,
+        parallel.replicate(peer),
+        forward,
+        parallel.compile_predict_labels(),
+        labels,
+        config.data,
+        multiple,
+        "softmax",
+    )
 
 
 @torch.inference_mode()
@@ -97,5 +69,31 @@ def torch_labels(network: torch.nn.Module, images: list[np.ndarray], batch: int,
     return labels
 
 
+def main(options: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    module, convert = TORCH[options.network]
+    theirs = module(CLASSES).eval()
+    variables = convert({name: tensor.numpy() for name, tensor in theirs.state_dict().items()})
+    images = list(np.random.default_rng(0).integers(0, 256, (options.images, options.size, options.size, 3), np.uint8))
+    ours = jaxseg_network(options.network, variables)
+    contestants = {
+        "PyTorch eager": lambda: torch_labels(theirs, images, options.batch, multiple=ours.multiple_px),
+        "jaxseg": lambda: list(predict_labels(ours, images, options=InferenceOptions("none", batch=options.batch))),
+    }
+    theirs.to(torch_device(), memory_format=torch.channels_last)
+    predicted = [contestant() for contestant in contestants.values()]
+    same = np.mean([a == b for a, b in zip(*predicted, strict=True)])
+    seconds = take_turns(contestants, rounds=options.rounds, steps=options.steps)
+    title = f"{options.images} images {options.size}×{options.size} to label maps, {options.network}, batches of {options.batch}"
+    rows = print_table(title, seconds, reference="PyTorch eager")
+    for name, row in rows.items():
+        row["images_per_s"] = options.images / row["median_s"]
+        print(f"{name}: {row['images_per_s']:.2f} images/s")
+    print(f"the same class at {100 * same:.4f} % of the pixels")
+    write_rows(options, "predict", rows, same_class=float(same))
+
+
 if __name__ == "__main__":
-    main()
+    parser = result_options_of(__doc__, batch=8, size=234, images=16, rounds=5, steps=1)
+    parser.add_argument("--network", choices=TORCH, default="unet")
+    run(main, parser)

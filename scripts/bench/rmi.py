@@ -1,6 +1,6 @@
 """Time and memory of the RMI loss and its gradient, jaxseg beside PyTorch, in one run on whatever device is there.
 
-    python scripts/bench/rmi.py [--rounds=5] [--small] [--output=FILE.json]
+    python -m scripts.bench.rmi [--rounds=5] [--small] [--output=FILE.json]
 
 Region mutual information alone, radius 3, from logits to the gradient of logits, at [8, 224, 224, 21] and
 [4, 512, 1024, 19], with max pooling 3 and without. PyTorch computes in float64 as published (`scripts/torch_reference/rmi.py`),
@@ -18,31 +18,25 @@ measures on the device by a copy and a large matrix product. On a GPU the share 
 import argparse
 import ctypes
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads must not spin while it is jaxseg's turn
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # both frameworks share the GPU's memory
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
+from jaxseg.config import default
 from jaxseg.data.synthetic import render_scene
-from jaxseg.files import write_json
 from jaxseg.labels import CITYSCAPES
 from jaxseg.losses.rmi import rmi_loss
 from jaxseg.losses.rmi_maps import pooled_size
-from jaxseg.provenance import commit
+from scripts.bench.timing import jaxseg_step, random_batch, take_turns, torch_device
+from scripts.entry import device_name, make_table, result_options_of, run, write_result
+from scripts.needs_torch import torch
 from scripts.torch_reference.rmi import TorchRMI
 
 CASES = [
@@ -80,19 +74,19 @@ def jaxseg_call(shape, pool: str, labels: str):
 
 
 def torch_call(shape, pool: str, labels: str):
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    device = torch_device()
     logits, label = inputs(shape, labels)
     logits = torch.tensor(logits).permute(0, 3, 1, 2).contiguous().to(device)
     label = torch.tensor(label).to(device)
     loss = TorchRMI(radius=RADIUS, pool=pool, pool_size=POOL_SIZE)
 
-    def run():
+    def call():
         x = logits.detach().requires_grad_()
         loss.rmi(x, label).backward()
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return run
+    return call
 
 
 CALLS = {"PyTorch float64": torch_call, "jaxseg float32": jaxseg_call}
@@ -120,37 +114,22 @@ def resident(field: str) -> int:
 
 def peak_in_own_process(name: str, *case) -> int | None:
     """None where the kernel killed the process: out of memory. Raises RuntimeError where it failed otherwise."""
-    arguments = [sys.executable, __file__, "--peak_of", json.dumps([name, *case])]
+    arguments = [sys.executable, "-m", "scripts.bench.rmi", "--peak_of", json.dumps([name, *case])]
     done = subprocess.run(arguments, capture_output=True, text=True)
     if done.returncode not in (0, -signal.SIGKILL):
         raise RuntimeError(f"{name} at {case} ended with {done.returncode}: {done.stderr[-1000:]}")
     return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
-def timed(calls: dict, rounds: int) -> dict[str, list[float]]:
-    seconds = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-        call()
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def rates() -> tuple[float, float]:
     """Bytes/s of a copy (read and written) and float32 multiply-adds/s of a large matrix product, on this device."""
     x = jnp.zeros(2**26, jnp.float32)
     a = jnp.ones((2048, 2048), jnp.float32)
-    copy = jax.jit(lambda x: x + 1).lower(x).compile()
-    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest")).lower(a).compile()
-    best = {}
-    for name, call in (("copy", lambda: copy(x)), ("product", lambda: product(a))):
-        jax.block_until_ready(call())
-        best[name] = min(timed({name: lambda call=call: jax.block_until_ready(call())}, 5)[name])
-    return 2 * x.nbytes / best["copy"], 2048**3 / best["product"]
+    copy = jax.jit(lambda x: x + 1)
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+    calls = {"copy": lambda: copy(x).block_until_ready(), "product": lambda: product(a).block_until_ready()}
+    seconds = take_turns(calls, rounds=5)
+    return 2 * x.nbytes / min(seconds["copy"]), 2048**3 / min(seconds["product"])
 
 
 def floor_seconds(shape, pool: str, rate: tuple[float, float]) -> float:
@@ -164,44 +143,13 @@ def floor_seconds(shape, pool: str, rate: tuple[float, float]) -> float:
 
 def unet_step_seconds(rounds: int) -> list[float]:
     """A training step of the U-Net by softmax cross-entropy, for RMI's share of it."""
-    from scripts.bench.step import jaxseg_step
-
-    options = argparse.Namespace(features=32, size=224)
-    rng = np.random.default_rng(0)
-    label = rng.integers(21, size=(8, 224, 224)).astype(np.int32)
-    batch = {"image": rng.random((8, 224, 224, 3), dtype=np.float32), "label": label, "valid": label != 255}
-    return timed({"step": jaxseg_step(options, batch, "float32")}, rounds)["step"]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="the first shape only")
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--peak_of", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.peak_of:
-        print(peak_bytes(*json.loads(options.peak_of)))
-        return
-    rate, rows = rates(), []
-    for case in CASES[:4] if options.small else CASES:
-        peak = {name: peak_in_own_process(name, *case) for name in CALLS}
-        calls = {name: CALLS[name](*case) for name in CALLS if peak[name] is not None}
-        seconds = timed(calls, options.rounds)
-        shape, pool, labels = case
-        rows.append({"shape": shape, "pool": pool, "labels": labels, "seconds": seconds, "peak_bytes": peak})
-        rows[-1]["floor_s"] = floor_seconds(shape, pool, rate)
-        print(f"{case}: done", file=sys.stderr)
-    step = unet_step_seconds(options.rounds) if jax.default_backend() == "gpu" else None
-    report(options, rows, rate, step)
+    return take_turns({"step": jaxseg_step(default(), random_batch(8, 224))}, rounds=rounds)["step"]
 
 
 def report(options, rows: list[dict], rate: tuple[float, float], step: list[float] | None) -> None:
     """Prints the table and writes the JSON."""
-    device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
-    table = Table(title=f"RMI and its gradient, radius 3, {device}", title_justify="left")
-    for column in ("logits, pool, labels", "median s", "min", "max", "speed", "peak MB", "floor s"):
-        table.add_column(column, justify="left" if column.startswith("logits") else "right")
+    columns = ("logits, pool, labels", "median s", "min", "max", "speed", "peak MB", "floor s")
+    table = make_table(f"RMI and its gradient, radius 3, {device_name()}", columns)
     for row in rows:
         where = f"{'×'.join(map(str, row['shape']))} {row['pool']} {row['labels']}"
         table.add_row(where)
@@ -220,12 +168,30 @@ def report(options, rows: list[dict], rate: tuple[float, float], step: list[floa
     if step:
         share = float(np.median(rows[0]["seconds"]["jaxseg float32"]) / np.median(step))
         print(f"of a U-Net step ({np.median(step):.4f} s): {share:.1%}")
-    if options.output:
-        versions = {"jax": jax.__version__, "torch": torch.__version__, "python": sys.version.split()[0]}
-        where = {"command": " ".join(["python", *sys.argv]), "commit": commit(), "device": device, "versions": versions}
-        measured = {"copy_bytes_per_s": rate[0], "multiply_adds_per_s": rate[1], "unet_step_s": step, "share": share}
-        write_json(options.output, {"benchmark": "rmi", **where, **measured, "results": rows})
+    measured = {"copy_bytes_per_s": rate[0], "multiply_adds_per_s": rate[1], "unet_step_s": step, "share": share}
+    write_result(options.output, {"benchmark": "rmi", **measured, "results": rows}, packages=["torch"])
+
+
+def main(options: argparse.Namespace) -> None:
+    if options.peak_of:
+        print(peak_bytes(*json.loads(options.peak_of)))
+        return
+    rate = rates()
+    rows = []
+    for case in CASES[:4] if options.small else CASES:
+        peak = {name: peak_in_own_process(name, *case) for name in CALLS}
+        calls = {name: CALLS[name](*case) for name in CALLS if peak[name] is not None}
+        seconds = take_turns(calls, rounds=options.rounds)
+        shape, pool, labels = case
+        rows.append({"shape": shape, "pool": pool, "labels": labels, "seconds": seconds, "peak_bytes": peak})
+        rows[-1]["floor_s"] = floor_seconds(shape, pool, rate)
+        print(f"{case}: done", file=sys.stderr)
+    step = unet_step_seconds(options.rounds) if jax.default_backend() == "gpu" else None
+    report(options, rows, rate, step)
 
 
 if __name__ == "__main__":
-    main()
+    parser = result_options_of(__doc__, rounds=5)
+    parser.add_argument("--small", action="store_true", help="the first shape only")
+    parser.add_argument("--peak_of", help=argparse.SUPPRESS)
+    run(main, parser)

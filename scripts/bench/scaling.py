@@ -2,10 +2,10 @@
 
     python -m scripts.bench.scaling [--devices=1,2,4,8] [--steps=20] [--output=results/scaling_cpu]
 
-Writes OUTPUT.json and OUTPUT.md. Measured: the training step of the three models, small, at one global batch, over 1, 2, 4, 8
-simulated devices which share this machine's cores, so that what grows is the cost of dividing; and what the compiled
-program of the networks at the study's size all-reduces. Modelled, with assumptions printed: efficiency on 8 H100 and on
-64 TPU v5e chips, and what the input must deliver there. Nothing has run on either.
+Writes OUTPUT.json and OUTPUT.md. Measured: STEPS training steps of the three models, small, at one global batch, over
+1, 2, 4, 8 simulated devices which share this machine's cores, so that what grows is the cost of dividing; and what the
+compiled program of the networks at the study's size all-reduces. Modelled, with assumptions printed: efficiency on 8
+H100 and on 64 TPU v5e chips, and what the input must deliver there. Nothing has run on either.
 """
 
 import argparse
@@ -16,12 +16,19 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import jax
+
+from jaxseg.config import default, use_mutual_learning, use_rmi
+from jaxseg.provenance import command
+from jaxseg.studies.estimate import Device, abstract_peers, estimate
+from jaxseg.training import parallel
+from scripts.bench.timing import jaxseg_step, random_batch, take_turns
+from scripts.entry import options_of, run, write_result
 
 MODELS = ("unet", "rmi", "mutual")
+CLASSES = 19
 SMALL = {"features": 8, "stem_features": 8, "backbone": "resnet14", "crop_px": 64, "batch_size": 8}
 # Bytes do not depend on the image: a small one compiles sooner.
 STUDY = {"features": 32, "stem_features": 64, "backbone": "resnet50", "crop_px": 32, "batch_size": 8}
@@ -57,8 +64,6 @@ MACHINES = (
 
 def small_config(model: str, sizes: dict, *, batch_size: int | None = None):
     """The config of one of the models at these sizes."""
-    from jaxseg.config import default, use_mutual_learning, use_rmi
-
     config = default()
     {"unet": lambda _: None, "rmi": use_rmi, "mutual": use_mutual_learning}[model](config)
     config.model.features, config.data.crop_px = sizes["features"], sizes["crop_px"]
@@ -69,17 +74,12 @@ def small_config(model: str, sizes: dict, *, batch_size: int | None = None):
 
 
 def compiled_step(config, *, devices: int):
-    """(compiled training step, the arguments' shapes) over all devices."""
-    import jax
-
-    from jaxseg.studies.estimate import abstract_peers
-    from jaxseg.training import parallel
-
+    """The training step over so many devices, compiled and not run."""
     peers, losses, batch = abstract_peers(config)
     step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
     peers = jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), peers)
     share = jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, x.shape[0] // devices, *x.shape[1:]), x.dtype), batch)
-    return step.func.lower(*step.args, peers, share).compile(), losses
+    return step.func.lower(*step.args, peers, share).compile()
 
 
 def all_reduces(program: str) -> list[int]:
@@ -93,38 +93,19 @@ def all_reduces(program: str) -> list[int]:
 
 def measured_here(model: str, steps: int) -> dict:
     """Seconds of a step over all devices of this process, and what is all-reduced."""
-    import jax
-    import numpy as np
-
-    from jaxseg.training import parallel
-    from jaxseg.training.peers import create_peers
-
-    config, devices = small_config(model, SMALL), jax.local_device_count()
-    compiled, losses = compiled_step(config, devices=devices)
+    config = small_config(model, SMALL)
+    compiled = compiled_step(config, devices=jax.local_device_count())
     bytes_ = all_reduces(compiled.as_text())
-    peers = parallel.replicate(create_peers(config, num_classes=19, steps=100)[0])
-    step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
-    px, size, rng = config.data.crop_px, config.train.batch_size, np.random.default_rng(0)
-    label = rng.integers(0, 19, (size, px, px)).astype(np.int32)
-    image = rng.random((size, px, px, 3), np.float32)
-    batch = parallel.shard({"image": image, "label": label, "valid": np.ones_like(label, bool)})
-    seconds = []
-    for _ in range(3 + steps):
-        began = time.perf_counter()
-        peers, measurements = step(peers, batch)
-        jax.block_until_ready(measurements)
-        seconds.append(time.perf_counter() - began)
-    return {"seconds": sorted(seconds[3:]), "all_reduces": len(bytes_), "bytes": sum(bytes_)}
+    batch = random_batch(config.train.batch_size, config.data.crop_px, classes=CLASSES)
+    step = jaxseg_step(config, batch, classes=CLASSES)
+    seconds = take_turns({"step": step}, rounds=steps)["step"]
+    return {"seconds": sorted(seconds), "all_reduces": len(bytes_), "bytes": sum(bytes_)}
 
 
 def counted_here(model: str) -> dict:
     """What one network or pair at the study's size all-reduces in a step."""
-    import jax
-
-    from jaxseg.studies.estimate import abstract_peers
-
     config = small_config(model, STUDY)
-    bytes_ = all_reduces(compiled_step(config, devices=jax.local_device_count())[0].as_text())
+    bytes_ = all_reduces(compiled_step(config, devices=jax.local_device_count()).as_text())
     params = sum(x.size for peer in abstract_peers(config)[0].values() for x in jax.tree.leaves(peer.params))
     return {"parameters": params, "all_reduces": len(bytes_), "bytes": sum(bytes_)}
 
@@ -145,8 +126,6 @@ def modelled(model: str, counted: dict, machine: Machine, images: int) -> dict:
 
     Bytes go around a ring: each device sends 2 (n - 1) / n of them. Every all-reduce waits `latency_s`.
     """
-    from jaxseg.studies.estimate import Device, estimate
-
     study = STUDY | {"crop_px": 224}
     cost = estimate(small_config(model, study, batch_size=images))
     compute_s = cost.seconds(Device(machine.name, machine.flops, machine.memory))
@@ -174,7 +153,7 @@ def document(results: dict) -> str:
     lines = [
         "# More devices",
         "",
-        f"Made by `{results['command']}`; numbers in the JSON beside it.",
+        f"Made by `{command()}`; numbers in the JSON beside it.",
         "",
         "## Measured: the cost of dividing",
         "",
@@ -247,38 +226,29 @@ WHERE_IT_BREAKS = """## Where it breaks
 
 def main(options: argparse.Namespace) -> None:
     if options.child:
-        found = (
-            measured_here(options.model, options.steps) if options.child == "measure" else counted_here(options.model)
-        )
+        measure = options.child == "measure"
+        found = measured_here(options.model, options.steps) if measure else counted_here(options.model)
         print(json.dumps(found))
         return
-    import jax
-
-    from jaxseg.files import write_json
-    from jaxseg.provenance import command, commit
-
-    measured, counted, expected = {}, {}, {}
+    measured = {}
+    counted = {}
+    expected = {}
     for model in MODELS:
         measured[model] = {d: child(int(d), "measure", model, options.steps) for d in options.devices.split(",")}
         counted[model] = child(8, "count", model, options.steps)
         expected[model] = [modelled(model, counted[model], m, images) for m in MACHINES for images in (1, 8)]
         print(model, json.dumps(counted[model]), flush=True)
-    about = {"command": command(), "commit": commit(), "jax": jax.__version__, "cores": os.cpu_count()}
-    results = about | {"steps": options.steps, "measured": measured, "counted": counted, "modelled": expected}
-    write_json(options.output.with_suffix(".json"), results)
+    results = {"cores": os.cpu_count(), "steps": options.steps}
+    results |= {"measured": measured, "counted": counted, "modelled": expected}
+    write_result(options.output.with_suffix(".json"), results)
     options.output.with_suffix(".md").write_text(document(results))
     print(f"written: {options.output}.json, {options.output}.md")
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+if __name__ == "__main__":
+    parser = options_of(__doc__, steps=20)
     parser.add_argument("--devices", default="1,2,4,8")
-    parser.add_argument("--steps", type=int, default=20, help="timed ones")
     parser.add_argument("--output", type=Path, default=Path("results/scaling_cpu"))
     parser.add_argument("--child", choices=("measure", "count"), help=argparse.SUPPRESS)
     parser.add_argument("--model", choices=MODELS, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main(parse_options())
+    run(main, parser)

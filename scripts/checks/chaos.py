@@ -2,17 +2,17 @@
 
     python -m scripts.checks.chaos [--kills=25] [--seed=0] [--runs=plain,rmi,mutual] [--steps=400] [--output=FILE.json]
 
-Every run is the real command on rendered scenes, in a process of its own, killed KILLS times. Each kill (SIGKILL) waits
-for a moment of its kind, in turn: start-up, data preparation, a step, a checkpoint being written, an evaluation; then for
-a random while. What the files tell afterwards is where it fell. Status 1 where anything differs: parameters, optimiser
-states, BatchNorm statistics, logged losses, scores. On one device; the seed draws the moments. On a GPU, XLA is told to
-leave out operations whose result depends on timing.
+Every run is the real command on rendered scenes, STEPS steps, in a process of its own, killed KILLS times. Each kill
+(SIGKILL) waits for a moment of its kind, in turn: start-up, data preparation, a step, a checkpoint being written, an
+evaluation; then for a random while. What the files tell afterwards is where it fell. Status 1 where anything differs:
+parameters, optimizer states, BatchNorm statistics, logged losses, scores. On one device; the seed draws the moments. On
+a GPU, XLA is told to leave out operations whose result depends on timing.
 """
 
 import argparse
 import collections
 import dataclasses
-import json
+import itertools
 import os
 import random
 import shutil
@@ -22,8 +22,6 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the runs need the GPU's memory
 
 import jax
@@ -31,9 +29,9 @@ import numpy as np
 
 from jaxseg.config import load_config
 from jaxseg.errors import InputError
-from jaxseg.files import write_json
-from jaxseg.provenance import command, commit
+from jaxseg.files import read_json
 from jaxseg.training.peers import restore_peers
+from scripts.entry import device_name, result_options_of, run, write_result
 
 VARIANTS = {"plain": "", "rmi": ":rmi", "mutual": ":mutual"}
 FIELDS = {
@@ -159,7 +157,7 @@ def differences(one: Case, other: Case) -> list[str]:
     found = [name for name in ("train.jsonl", "eval.jsonl") if one.logged(name) != other.logged(name)]
     ours, theirs = leaves(one), leaves(other)
     found += [path for path in ours | theirs if not np.array_equal(ours.get(path), theirs.get(path))]
-    scores = [json.loads((case.workdir / "results.json").read_text())["peers"] for case in (one, other)]
+    scores = [read_json(case.workdir / "results.json")["peers"] for case in (one, other)]
     return found + (["results.json"] if scores[0] != scores[1] else [])
 
 
@@ -184,32 +182,16 @@ def main(options: argparse.Namespace) -> int:
     names = options.runs.split(",")
     if unknown := [name for name in names if name not in VARIANTS]:
         raise InputError(f"--runs={options.runs}: {', '.join(unknown)} unknown; there are {', '.join(VARIANTS)}.")
-    rng, results = random.Random(options.seed), []
-    kinds = [[*LASTS_S][i % len(LASTS_S)] for i in range(options.kills)]
-    print(f"seed {options.seed}, on {jax.devices()[0].device_kind}")
+    rng = random.Random(options.seed)
+    kinds = list(itertools.islice(itertools.cycle(LASTS_S), options.kills))
+    print(f"seed {options.seed}, on {device_name()}")
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            results.append(compare(name, Path(folder), steps=options.steps, kinds=kinds, rng=rng))
-    if options.output:
-        device = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind}
-        about = {"command": command(), "commit": commit(), "jax": jax.__version__, "device": device}
-        write_json(options.output, about | {"seed": options.seed, "results": results})
+        results = [compare(name, Path(folder), steps=options.steps, kinds=kinds, rng=rng) for name in names]
+    write_result(options.output, {"check": "chaos", "seed": options.seed, "steps": options.steps, "results": results})
     return 1 if any(result["differs"] for result in results) else 0
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=25, help="of each run")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", default=",".join(VARIANTS))
-    parser.add_argument("--steps", type=int, default=400, help="of an undisturbed run")
-    parser.add_argument("--output", type=Path)
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse_options()))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.status)
+    parser = result_options_of(__doc__, kills=25, seed=0, steps=400)
+    parser.add_argument("--runs", default=",".join(VARIANTS))
+    run(main, parser)

@@ -1,6 +1,6 @@
 """Every export format of both networks at their real sizes: how far a file's logits are from the network's own.
 
-    python scripts/checks/exports.py [--size=224] [--networks=unet,deeplabv3] [--output=FILE.json]
+    python -m scripts.checks.exports [--size=224] [--networks=unet,deeplabv3] [--output=FILE.json]
 
 Networks with 21 classes, a U-Net of 32 features and a DeepLabV3 of ResNet-50, with fresh weights and, as after
 training, statistics of BatchNorm that are those of images. Each format is written, read back and run on random images, as
@@ -16,27 +16,22 @@ import tempfile
 import time
 from pathlib import Path
 
-from jaxseg.models.factory import fresh_variables
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from jaxseg.config import default
 from jaxseg.errors import InputError
-from jaxseg.files import write_json
 from jaxseg.inference.export_check import TOLERANCE, logit_differences, write_verified
-from jaxseg.inference.export_formats import Export, RefusedError, inference_fn, make_export, on_cpu, versions
-from jaxseg.models.factory import make_model
+from jaxseg.inference.export_formats import Export, RefusedError, inference_fn, make_export, on_cpu
+from jaxseg.models.factory import fresh_variables, make_model
 from jaxseg.models.layers import BatchNorm
-from jaxseg.models.torch_weights import flatten, from_own_names
-from jaxseg.provenance import command, commit
+from jaxseg.models.torch_weights import flatten, load_own_names
+from scripts.entry import make_table, result_options_of, run, write_result
 
 CLASSES = 21
+PACKAGES = ("flax", "numpy", "jax2onnx", "onnx", "onnxruntime", "safetensors", "torch")
 FILES = {  # what is written: format and suffix
     "StableHLO": ("stablehlo", ".stablehlo"),
     "safetensors": ("safetensors", ".safetensors"),
@@ -67,7 +62,7 @@ def trained_variables(section) -> dict:
         if layer.startswith("norm") and kind in ("scale", "bias"):
             drawn = rng.uniform(0.5, 1.5, array.shape) if kind == "scale" else rng.normal(0, 0.1, array.shape)
             arrays[name] = drawn.astype(np.float32)
-    variables = from_own_names(arrays, target=fresh)
+    variables = load_own_names(arrays, target=fresh)[0]
     variables["batch_stats"] = jax.tree.map(np.zeros_like, variables["batch_stats"])
     image = rng.random((8, 64, 96, 3), np.float32)
     rngs = {"dropout": jax.random.key(0)}
@@ -155,9 +150,8 @@ def check(network: str, name: str, folder: Path, size_px: int) -> list[dict]:
 
 
 def print_table(rows: list[dict], title: str) -> None:
-    table = Table(title=title, title_justify="left")
-    for column in ("network", "file", "MB", "largest difference", "over logits' std", "same class", "s"):
-        table.add_column(column, justify="left" if column in ("network", "file") else "right")
+    columns = ("network", "file", "MB", "largest difference", "over logits' std", "same class", "s")
+    table = make_table(title, columns, left=2)
     for row in rows:
         cells = [""] * 5
         if "max_difference" in row:
@@ -174,12 +168,7 @@ def print_table(rows: list[dict], title: str) -> None:
                 print(f"{row['network']}, {row['file']}: {what.replace('_', ' ')}: {row[what]}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=224, help="pixels, of ONNX files")
-    parser.add_argument("--networks", default="unet,deeplabv3")
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
+def main(options: argparse.Namespace) -> int:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for network in options.networks.split(","):
@@ -188,14 +177,11 @@ def main() -> int:
                 rows += check(network, name, Path(folder), options.size)
                 print(f"{network}, {name}: done", file=sys.stderr)
     print_table(rows, f"files against the networks they are of, jax {jax.__version__}")
-    if options.output:
-        where = {"command": command(), "commit": commit(), "device": jax.devices("cpu")[0].device_kind}
-        found = versions("onnx") | versions("safetensors") | versions("torch")
-        write_json(
-            options.output, {"check": "exports", **where, "versions": found, "tolerance": TOLERANCE, "results": rows}
-        )
+    write_result(options.output, {"check": "exports", "tolerance": TOLERANCE, "results": rows}, packages=PACKAGES)
     return 1 if any("refused" in row for row in rows) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = result_options_of(__doc__, size=224)
+    parser.add_argument("--networks", default="unet,deeplabv3")
+    run(main, parser)

@@ -1,6 +1,6 @@
 """jaxseg's RMI loss beside PyTorch's float64 one: value and gradient, case by case. Exit status 1 on any mismatch.
 
-    python scripts/checks/rmi_parity.py [--rmi-repo=CLONE] [--labels=FOLDER] [--classes=19] [--output=FILE.json]
+    python -m scripts.checks.rmi_parity [--rmi-repo=CLONE] [--labels=FOLDER] [--classes=19] [--output=FILE.json]
 
 By default against `scripts/torch_reference/rmi.py`, a PyTorch version of our own, in float64 throughout; with --rmi-repo against
 the authors' code in a clone of github.com/ZJULearning/RMI, which is left as it is. Label maps are random, and the PNG
@@ -11,29 +11,20 @@ jaxseg[torch].
 import argparse
 import dataclasses
 import itertools
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-try:
-    import torch
-except ImportError:
-    print('error: this compares with PyTorch, which is not installed: pip install -e ".[torch]"', file=sys.stderr)
-    sys.exit(2)
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
 from jaxseg.data.synthetic import render_scene
-from jaxseg.files import write_json
+from jaxseg.errors import InputError
 from jaxseg.labels import CITYSCAPES
 from jaxseg.losses import pixel_and_rmi_loss
-from jaxseg.provenance import commit
+from scripts.entry import make_table, result_options_of, run, write_result
+from scripts.needs_torch import torch
 from scripts.torch_reference.rmi import TorchRMI, authors_rmi
 
 # Relative differences allowed: of the value, and of the gradient in units of its norm. Confident predictions leave a
@@ -135,25 +126,17 @@ def compare(case: Case, options) -> dict:
     return row
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rmi-repo", type=Path)
-    parser.add_argument("--labels", type=Path)
-    parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
+def main(options: argparse.Namespace) -> int:
     jax.config.update("jax_default_matmul_precision", "highest")
     try:
         rows = {str(case): compare(case, options) for case in cases()}
     except FileNotFoundError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise InputError(str(error)) from error
     columns = [key for key in next(iter(rows.values())) if key != "agrees"]
     reference = "the authors' code" if options.rmi_repo else "PyTorch in float64"
-    table = Table(title=f"RMI of jaxseg against {reference}: relative differences", title_justify="left")
-    table.add_column("labels logits, pixel, pool, radius", no_wrap=True)
-    for column in columns:
-        table.add_column(column.replace(" ", "\n").replace("gradient", "grad"), justify="right")
+    names = [column.replace(" ", "\n").replace("gradient", "grad") for column in columns]
+    title = f"RMI of jaxseg against {reference}: relative differences"
+    table = make_table(title, ["labels logits, pixel, pool, radius", *names])
     for name, row in rows.items():
         table.add_row(name, *(f"{row[column]:.0e}" for column in columns), style=None if row["agrees"] else "bold red")
     table.add_section()
@@ -163,13 +146,13 @@ def main() -> int:
     print(
         f"{len(rows) - len(differing)} of {len(rows)} cases agree" + "".join(f"\n  not: {name}" for name in differing)
     )
-    if options.output:
-        versions = {"jax": jax.__version__, "torch": torch.__version__, "python": sys.version.split()[0]}
-        where = {"command": " ".join(["python", *sys.argv]), "commit": commit(), "device": jax.devices()[0].device_kind}
-        tolerances = {"tolerance": TOLERANCE, "tolerance_confident": CONFIDENT}
-        write_json(options.output, {"check": "rmi parity", **where, "versions": versions, **tolerances, "cases": rows})
+    tolerances = {"tolerance": TOLERANCE, "tolerance_confident": CONFIDENT}
+    write_result(options.output, {"check": "rmi parity", **tolerances, "cases": rows}, packages=["torch"])
     return 1 if differing else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = result_options_of(__doc__, classes=19)
+    parser.add_argument("--rmi-repo", type=Path)
+    parser.add_argument("--labels", type=Path)
+    run(main, parser)

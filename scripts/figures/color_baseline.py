@@ -1,18 +1,16 @@
 """What color alone, and class frequency alone, score on a data set: the floor that a network has to clear.
 
-    python scripts/figures/color_baseline.py [--config=configs/demo.py] [--config.data.source_dir=FOLDER]
+    python -m scripts.figures.color_baseline [--config=configs/demo.py] [--config.data.source_dir=FOLDER]
 
 Color: every pixel gets the class that its color (16 levels per channel) has most often in the training images.
 Frequency: every pixel gets the most frequent class. Scored on the validation images as prepared, like a network.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from jaxseg import cli
 from jaxseg.data.prepare import prepare
 from jaxseg.data.sources import read_sample

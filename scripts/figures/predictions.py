@@ -10,10 +10,7 @@ they are.
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ml_collections import ConfigDict
 
@@ -23,6 +20,7 @@ from jaxseg.errors import InputError
 from jaxseg.inference.predictor import load_predictors, to_pixels
 from jaxseg.labels import LABELS
 from jaxseg.reporting.figures import prediction_figure
+from scripts.entry import options_of, run
 
 
 def chosen_images(config: ConfigDict, options: argparse.Namespace) -> tuple[list, list | None]:
@@ -39,13 +37,13 @@ def chosen_images(config: ConfigDict, options: argparse.Namespace) -> tuple[list
 
 def main(options: argparse.Namespace) -> None:
     runs = {}
-    for run in options.runs:
-        name, equals, folder = run.partition("=")
-        runs[name if equals else Path(run).name] = Path(folder if equals else run)
+    for word in options.runs:
+        name, equals, folder = word.partition("=")
+        runs[name if equals else Path(word).name] = Path(folder if equals else word)
     configs = {name: load_config(folder) for name, folder in runs.items()}
     first = next(iter(configs.values()))
     for name, config in configs.items():
-        if LABELS[config.data.name] != LABELS[first.data.name]:
+        if LABELS[config.data.name] is not LABELS[first.data.name]:
             raise InputError(
                 f"{name} knows the classes of {config.data.name}, {next(iter(configs))} those of {first.data.name}."
             )
@@ -54,24 +52,15 @@ def main(options: argparse.Namespace) -> None:
     for name, config in configs.items():
         (network,) = load_predictors(config, runs[name], options.checkpoint, names=[config.peer])
         predictions[name] = [network.predict(image, resize="run" if options.images else "none") for image in images]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     prediction_figure(options.output, images, truth, predictions, LABELS[first.data.name])
     print(f"written: {options.output}")
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+if __name__ == "__main__":
+    parser = options_of(__doc__)
     parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN")
     parser.add_argument("--val", default="0,1,2,3", help="numbers of validation images")
     parser.add_argument("--images", nargs="+", type=Path, default=[])
     parser.add_argument("--checkpoint", default="last")
     parser.add_argument("--output", type=Path, default=Path("predictions.png"))
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    try:
-        main(parse_options())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.status)
+    run(main, parser)

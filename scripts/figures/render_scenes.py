@@ -6,24 +6,23 @@ Scene number FIRST + i is cut to the shape of the i-th size (width × height), a
 """
 
 import argparse
-import sys
+import re
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from PIL import Image, ImageOps
 
 from jaxseg.data.synthetic import render_scene
+from jaxseg.errors import InputError
+from scripts.entry import options_of, run
 
 FIRST = 10_000  # a data set's scenes are numbered from 0, as many as config.data.scenes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--sizes", default="256x128,512x256,300x300,160x320", help="WIDTHxHEIGHT, with commas")
-    parser.add_argument("--first", type=int, default=FIRST, help="number of the first scene")
-    options = parser.parse_args()
+def main(options: argparse.Namespace) -> None:
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*(,[1-9]\d*x[1-9]\d*)*", options.sizes):
+        raise InputError(
+            f"--sizes={options.sizes}: expected WIDTHxHEIGHT with commas between, such as 256x128,300x300."
+        )
     options.folder.mkdir(parents=True, exist_ok=True)
     for i, size in enumerate(options.sizes.split(",")):
         width, height = map(int, size.split("x"))
@@ -34,4 +33,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = options_of(__doc__, first=FIRST)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sizes", default="256x128,512x256,300x300,160x320", help="WIDTHxHEIGHT, with commas")
+    run(main, parser)

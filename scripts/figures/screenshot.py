@@ -7,11 +7,13 @@ Needs Chromium with its driver (Debian: chromium, chromium-driver) and jaxseg[de
 
 import argparse
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 from selenium import webdriver
+
+from jaxseg.errors import InputError
+from scripts.entry import options_of, run
 
 SWITCHES = (
     "headless=new",
@@ -23,21 +25,13 @@ SWITCHES = (
 )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", type=Path)
-    parser.add_argument("--section", default="", help="the id to scroll to")
-    parser.add_argument("--width", type=int, default=1000)
-    parser.add_argument("--height", type=int, default=1100)
-    parser.add_argument("--output", type=Path, default=Path("page.png"))
-    given = parser.parse_args()
+def main(given: argparse.Namespace) -> None:
     if not given.page.is_file():
-        print(f"error: {given.page}: there is no such file.", file=sys.stderr)
-        return 2
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+        raise InputError(f"{given.page}: there is no such file.")
+    chromium = shutil.which("chromium")
+    driver = shutil.which("chromedriver")
     if chromium is None or driver is None:
-        print("error: chromium and chromedriver are not here; on Debian: chromium, chromium-driver.", file=sys.stderr)
-        return 2
+        raise InputError("chromium and chromedriver are not on PATH; on Debian: apt install chromium chromium-driver.")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     with tempfile.TemporaryDirectory() as profile:
@@ -47,8 +41,11 @@ def main() -> int:
             browser.get(f"{given.page.resolve().as_uri()}#{given.section}")
             browser.save_screenshot(str(given.output))
     print(f"written: {given.output}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = options_of(__doc__, width=1000, height=1100)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--section", default="", help="the id to scroll to")
+    parser.add_argument("--output", type=Path, default=Path("page.png"))
+    run(main, parser)

@@ -19,13 +19,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.config import default, use_mutual_learning
+from jaxseg.config import use_mutual_learning
 from jaxseg.data.prepare import prepare
-from jaxseg.files import write_json
-from jaxseg.labels import LABELS
-from jaxseg.training import checkpoint
-from jaxseg.training.peers import create_peers
 from tests import raw_data
+from tests.configs import tiny_config
+from tests.runs import save_untrained
 
 # GPUs multiply float32 in TF32 unless told otherwise: recorded float32 results need float32.
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -94,16 +92,6 @@ def tiny(camvid_dir, tmp_path):
     return tiny_config(camvid_dir, tmp_path / "data")
 
 
-def tiny_config(camvid_dir: Path, data_dir: Path):
-    config = default()
-    config.data.update({"name": "camvid", "source_dir": str(camvid_dir), "dir": str(data_dir)})
-    config.data.update({"size_px": 36, "crop_px": 32, "threads": 2})
-    config.model.features = 4
-    config.train.update({"batch_size": 4, "epochs": 2, "log_every_steps": 2})
-    config.eval.update({"every_epochs": 1, "batch_size": 4})
-    return config
-
-
 @pytest.fixture
 def tiny_mutual(tiny):
     """`tiny` with a small DeepLabV3 as teacher."""
@@ -122,21 +110,3 @@ def tiny_run(camvid_dir, tmp_path_factory):
     """The folder of a run of `tiny` that was saved at step 0; to be read only."""
     folder = tmp_path_factory.mktemp("tiny")
     return save_untrained(tiny_config(camvid_dir, folder / "data"), folder / "run")
-
-
-def save_untrained(config, folder: Path) -> Path:
-    """`folder` as a run's: config.json and a checkpoint of step 0. Statistics are not those of fresh networks, which
-    would hide what they do."""
-    folder.mkdir(parents=True)
-    write_json(folder / "config.json", {"config": config.to_dict(), "data": "untrained"})
-    peers, _ = create_peers(config, num_classes=LABELS[config.data.name].num_classes, steps=1)
-    rng = np.random.default_rng(0)
-    for name, peer in peers.items():
-        spread = jax.tree.map(
-            lambda x: np.abs(x + 0.2 * rng.standard_normal(x.shape)).astype(x.dtype), peer.batch_stats
-        )
-        peers[name] = peer.replace(batch_stats=spread)
-    with checkpoint.open_manager(folder, config.checkpoint) as manager:
-        checkpoint.save(manager, 0, jax.tree.map(np.asarray, peers), {"mean_iou": 0.5, "train_loss": 1.0})
-        checkpoint.wait(manager)
-    return folder

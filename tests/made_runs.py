@@ -74,3 +74,12 @@ def write_run(
     for name, lines in (("train", train), ("eval", evals)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+WRONG_MAP = np.array([[0, 2, 1, 3], [2, 1, 0, 0]], np.uint8)  # of MAP: wrong at (0, 1), (1, 1), (1, 3)
+
+
+FIRST = {"val/a": (0.5, {"car": 0.7}), "val/b": (0.2, {}), "val/c": (0.9, {"car": 0.1}), "val/d": (None, {})}
+
+
+SECOND = {"val/a": (0.6, {"car": 0.2}), "val/b": (0.8, {"car": 0.4}), "val/c": (0.3, {}), "val/d": (0.1, {})}

@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.bad_inputs import CASES, table
 
-ROOT = Path(__file__).parents[1]
 NAMES = [f"{case.group}: {case.name}" for case in CASES]
 
 

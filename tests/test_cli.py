@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tomllib
 import types
-from pathlib import Path
 
 import pytest
 from absl import flags
@@ -22,9 +21,8 @@ from jaxseg.errors import (
     ResourceError,
     StoppedError,
 )
-from tests import raw_data
+from tests import ROOT, raw_data
 
-ROOT = Path(__file__).parents[1]
 WITH_CONFIG = [main, evaluate, predict, export]
 COMMANDS = [*WITH_CONFIG, report, check]
 

@@ -28,8 +28,10 @@ from jaxseg.errors import InputError
 from jaxseg.models.factory import NORMALIZE, SIZE_MULTIPLE_PX
 from jaxseg.models.resnet import DEPTHS
 from jaxseg.training.checkpoint import HIGHER_IS_BETTER
+from tests import ROOT
+from tests.configs import changed
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 PRESETS = sorted(CONFIGS.glob("[!_]*.py"))
 NETWORK = {
     "model": {
@@ -100,15 +102,6 @@ def load_preset(path: Path, variant: str = ""):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module, module.get_config(variant)
-
-
-def changed(config=None, **fields):
-    config = default() if config is None else config
-    with config.unlocked():
-        for path, value in fields.items():
-            section, _, leaf = path.replace("__", ".").rpartition(".")
-            (get_field(config, section) if section else config)[leaf] = value
-    return config
 
 
 def with_types(content):

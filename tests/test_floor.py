@@ -1,7 +1,6 @@
 """A jaxlib that computes wrong is refused; and more than 32,768 pixels, where one did, against float64."""
 
 import tomllib
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jaxseg.floor import check_jaxlib
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.losses.rmi import rmi_loss
 from jaxseg.models import UNet
-from tests import rmi_oracle
+from tests import ROOT, rmi_oracle
 
 ROWS = 2**15  # jaxlib 0.10.2 computes those beyond wrong
 
@@ -38,7 +37,7 @@ def test_the_installed_one_is_looked_up(monkeypatch):
 
 
 def test_requirement_is_that_of_the_package():
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert floor.REQUIREMENT in project["dependencies"]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 PACKAGE = ROOT / "jaxseg"
 # Files at the top are the shared vocabulary, which imports only what stands before it here, …
 VOCABULARY = [

@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -18,8 +17,8 @@ import pytest
 from PIL import Image
 
 from jaxseg.config import all_fields, default, use_mutual_learning
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 IMAGE = np.random.default_rng(0).random((2, 24, 24, 3), dtype=np.float32)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 # Runs the code that it is given by this Python, which says that it is another; `-m venv` and `-m pip` only write it down.
 INTERPRETER = """#!/bin/sh
 case "$1 $2" in

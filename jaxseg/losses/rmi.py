@@ -31,7 +31,7 @@ from jaxseg.ops import valid_pixels
 ALPHA = 5e-4  # α of the authors' code, `_POS_ALPHA`
 PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
 MAX_RADIUS = FIELDS["loss.radius"].at_most
-RIDGE = 8  # × d × machine epsilon: covers the rounding of an inner product eightfold. Values: tests/test_rmi.py
+RIDGE = 8  # × d × machine epsilon: covers the rounding of an inner product eightfold. Values: tests/losses/test_rmi.py
 SEGMENT = 2**14  # columns of one inner product; its rounding grows with its length
 REGION_ELEMENTS = 2**26  # of one region matrix on an accelerator: 256 MiB, as many maps at once as fit
 

@@ -1,4 +1,4 @@
-"""Killed with SIGKILL and started again, a run ends bit for bit as if it had not been; three of its kills."""
+"""Killed with SIGKILL and started again, a run ends bit for bit the same; three kills of `scripts/checks/chaos.py`."""
 
 import random
 

@@ -23,32 +23,17 @@ from PIL import Image
 from jaxseg.errors import InputError
 from jaxseg.labels import LABELS
 from jaxseg.report import load_results, write_page
-from jaxseg.reporting.figures import RUN_COLORS, needs_log_axis, plot_runs, thin
+from jaxseg.reporting.figures import RUN_COLORS, plot_runs
 from jaxseg.reporting.html import gallery
 from jaxseg.reporting.html.page import results_page, runs_page
 from jaxseg.reporting.html.runs import load_runs
 from jaxseg.reporting.html.svg import inline_svg
-from tests.made_runs import MAP, classes, write_run
+from tests import ROOT
+from tests.made_runs import FIRST, MAP, WRONG_MAP, classes, write_run
 from tests.study_results import run as study_run
 from tests.study_results import write_study
 
-ROOT = Path(__file__).parents[1]
-WRONG_MAP = np.array([[0, 2, 1, 3], [2, 1, 0, 0]], np.uint8)  # of MAP: wrong at (0, 1), (1, 1), (1, 3)
-FIRST = {"val/a": (0.5, {"car": 0.7}), "val/b": (0.2, {}), "val/c": (0.9, {"car": 0.1}), "val/d": (None, {})}
-SECOND = {"val/a": (0.6, {"car": 0.2}), "val/b": (0.8, {"car": 0.4}), "val/c": (0.3, {}), "val/d": (0.1, {})}
 EMPTY_TAGS = {"meta", "link", "img", "br", "input", "path", "circle", "use", "image"}
-
-
-@pytest.fixture
-def first(tmp_path):
-    return write_run(tmp_path / "first", FIRST, prediction=WRONG_MAP)
-
-
-@pytest.fixture
-def second(tmp_path):
-    scores = {"mean_iou": 0.55, "pixel_accuracy": 0.7, "mean_accuracy": 0.6, "boundary_iou": 0.125}
-    config = {"seed": 0, "optim": {"learning_rate": 0.5}}
-    return write_run(tmp_path / "second", SECOND, peer="student", scores=scores, config=config)
 
 
 def page(*words, max_examples: int = 60) -> str:
@@ -231,43 +216,6 @@ def test_the_highest_step_is_shown(first):
     assert load_runs([str(first)])[0].file == first / "evaluation-1000-again.json"
 
 
-def test_lines_of_runs_by_hand():
-    """A long line in means of three, a run without points that keeps its color, a single point."""
-    points = [(step, step % 2) for step in range(801)]
-    figure = plot_runs([points, [], [(5, 0.5)]])
-    (axis,) = figure.axes
-    line, single = axis.lines
-    assert line.get_xydata().tolist() == [list(point) for point in thin(points)]
-    assert len(line.get_xdata()) == 267
-    assert line.get_xydata()[:2].tolist() == [[1, pytest.approx(1 / 3)], [4, pytest.approx(2 / 3)]]
-    assert single.get_xydata().tolist() == [[5, 0.5]]
-    assert [line.get_color(), single.get_color()] == [RUN_COLORS[0], RUN_COLORS[2]]
-    assert (axis.get_xlim()[0], axis.get_ylim()[0], axis.get_yscale()) == (0, 0, "linear")
-    assert plot_runs([[(1, -24.0), (2, -13.0)]]).axes[0].get_ylim()[0] < -24
-    (few,) = plot_runs([[(1, 0.0), (4, 0.0)]]).axes
-    assert few.get_ylim() == (0, 1)
-    assert few.get_xticks().tolist() == [0, 1, 2, 3, 4, 5]
-    nine = plot_runs([[(1, 1.0), (2, 2.0)]] * 9).axes[0].lines
-    assert [(line.get_color(), line.get_linestyle()) for line in (nine[0], nine[8])] == [
-        (RUN_COLORS[0], "-"), (RUN_COLORS[0], "--"),
-    ]  # fmt: skip
-
-
-def test_ticks_of_a_logarithmic_axis():
-    def labels(low, high):
-        axis = plot_runs([[(0, high), (12_000, low)]], log=True).axes[0]
-        axis.figure.draw_without_rendering()
-        assert axis.get_xticklabels()[-2].get_text() == "12k"
-        low, high = axis.get_ylim()
-        return [label.get_text() for label in axis.get_yticklabels() if low <= label.get_position()[1] <= high]
-
-    assert labels(0.3, 12) == ["0.5", "1", "2", "5", "10"]
-    assert labels(1e-5, 5) == ["1e−05", "0.0001", "0.001", "0.01", "0.1", "1"]
-    assert needs_log_axis([[(1, 31.0), (2, 1.0)]])
-    assert not needs_log_axis([[(1, 31.0), (2, 1.1)]])
-    assert not needs_log_axis([[(1, 31.0), (2, -1.0)]])
-
-
 def test_a_figure_in_a_page(first):
     """Ids of its own, the page's colors, a title per run, and every run with its last point as a dot."""
     svg = inline_svg(plot_runs([[(0, 0), (10, 1)], [(5, 0.5)]]), name="x", label='a & "b"', titles=["one", "<two>"])
@@ -447,108 +395,3 @@ def test_a_results_page_escapes_what_a_plan_says(tmp_path):
     check_document(text)
     assert not re.search(r"<b>|<script>(?!\n//)", text)
     assert text.count("A &lt;b&gt;&#34;study&#34;&lt;/b&gt;: paired differences") == 2  # region and caption
-
-
-@pytest.fixture
-def browser(tmp_path):
-    """Chromium without a network, with its log."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("chromium and chromedriver are not here: the page is not opened in a browser")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra dev)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    alone = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'chromium'}"]
-    for argument in ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *quiet, *alone]:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-def shown(browser) -> list[str]:
-    return browser.execute_script("return [...document.querySelectorAll('.example')].map(e => e.dataset.id.slice(-1))")
-
-
-def choose(browser, control: str, text: str) -> None:
-    from selenium.webdriver.support.select import Select
-
-    Select(browser.find_element("id", control)).select_by_visible_text(text)
-
-
-def open_page(browser, path: Path, text: str) -> None:
-    path.write_text(text)
-    browser.get(path.as_uri())
-
-
-def test_sorting_and_filtering_in_a_browser(browser, first, second, tmp_path):
-    """FIRST and SECOND by hand; d has no IoU in the first run and stays last in any order."""
-    open_page(browser, tmp_path / "page.html", page(first, second))
-    assert shown(browser) == list("bacd")
-    choose(browser, "order", "best first")
-    assert shown(browser) == list("cabd")
-    choose(browser, "by-run", "second")
-    assert shown(browser) == list("bacd")  # 0.8, 0.6, 0.3, 0.1
-    choose(browser, "order", "worst first")
-    assert shown(browser) == list("dcab")
-    choose(browser, "by-class", "car")
-    assert shown(browser) == list("ab")  # the second run's car: 0.2, 0.4
-    scores = browser.execute_script("return [...document.querySelectorAll('.example .scores')].map(e => e.innerText)")
-    assert [row.split() for row in scores] == [
-        ["IoU", "of", "car", *pair] for pair in (("0.700", "0.200"), ("–", "0.400"))
-    ]
-    choose(browser, "by-run", "first")
-    assert shown(browser) == list("ca")  # the first run's: 0.1, 0.7
-    assert browser.find_element("id", "count").text == "2 of the 4 on this page"
-    choose(browser, "by-class", "all classes")
-    assert shown(browser) == list("bacd")
-    options = browser.find_elements("css selector", "#by-class option")
-    assert [option.text for option in options] == ["all classes", "car"]
-    assert browser.get_log("browser") == []
-
-
-def test_enlarging_by_keyboard(browser, first, second, tmp_path):
-    open_page(browser, tmp_path / "page.html", page(first, second))
-    title = browser.find_element("id", "large-title")
-    browser.find_element("css selector", ".panels button").send_keys("\ue007")  # Enter
-    assert title.text == "image · val/b"
-    arrow = {"left": "\ue012", "right": "\ue014", "escape": "\ue00c"}
-    for key, expected in (("right", "truth"), ("right", "first: prediction"), ("right", "first: errors")):
-        browser.switch_to.active_element.send_keys(arrow[key])
-        assert title.text == f"{expected} · val/b"
-    for _ in range(4):
-        browser.switch_to.active_element.send_keys(arrow["left"])
-    assert title.text == "second: errors · val/b"
-    browser.switch_to.active_element.send_keys(arrow["left"])
-    point = (
-        "const r = document.querySelector('#large img').getBoundingClientRect(); document.querySelector('#large img')"
-    )
-    event = "new PointerEvent('pointermove', {bubbles: true, clientX: r.left + r.width * 3 / 8, clientY: r.top + r.height / 4})"
-    browser.execute_script(f"{point}.dispatchEvent({event})")
-    assert browser.find_element("id", "large-class").text == "building"  # MAP[0, 1], as the second run predicts it
-    browser.switch_to.active_element.send_keys(arrow["escape"])
-    assert not title.is_displayed()
-    assert browser.get_log("browser") == []
-
-
-def test_phone_and_dark_mode(browser, first, second, tmp_path):
-    names = [f"camvid-text-{model}-seed0" for model in ("unet", "rmi")]
-    write_study(tmp_path / "results" / "p", {name: study_run(name, iou=0.5) for name in names})
-    screen = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    texts = {"runs": page(f"a long name of the first run={first}", second), "one": page(first)}
-    texts["results"] = results_html(tmp_path / "results")
-    for name, text in texts.items():
-        open_page(browser, tmp_path / f"{name}.html", text)
-        browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-        widths = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
-        assert widths == [360, 360], name
-        colors = []
-        for scheme in ("light", "dark"):
-            media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-            colors.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
-        assert colors == ["rgb(252, 252, 251)", "rgb(22, 24, 26)"]
-        assert browser.get_log("browser") == []

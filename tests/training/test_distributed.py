@@ -1,4 +1,4 @@
-"""Two processes of two simulated devices train one network, as one process of four does, and go down and on raise_on_all_hosts."""
+"""Two processes of two simulated devices train one network, as one process of four does, and go down and on together."""
 
 import json
 import os
@@ -136,8 +136,8 @@ def test_a_host_of_another_config_stops_all(camvid_dir, tmp_path):
 
 PROGRAM = """
 import json, sys
-from jaxseg import hosts
-from jaxseg.config import InputError
+from jaxseg.errors import InputError
+from jaxseg.training import distributed
 distributed.join()
 import jax
 me = jax.process_index()
@@ -180,7 +180,7 @@ def test_the_places_that_slurm_gives_and_what_hosts_agree_on():
 
 
 def test_hosts_that_do_not_find_each_other_are_told():
-    program = "from jaxseg import hosts; distributed.join()"
+    program = "from jaxseg.training import distributed; distributed.join()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "InputError: --distributed, with no more flags: the hosts did not find each other" in done.stderr
     assert "give --coordinator=HOST:PORT --processes=N --process=I." in done.stderr

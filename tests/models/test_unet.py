@@ -5,13 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from jax import lax
 
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import UNet
-from jaxseg.models.layers import BatchNorm, ConvTranspose2x2
 from jaxseg.models.torch_weights import unet_from_torch, unet_tensor_maps
-from jaxseg.ops import max_pool
 
 
 def parameters(variables):
@@ -84,69 +81,6 @@ def test_bfloat16_computes_low_and_keeps_float32():
     assert all("bf16[" in line for line in convolutions)
     full = UNet(5, 4).apply(variables, image, train=True, mutable=["batch_stats"])[0]
     assert 0 < np.abs(logits - full).max() < 0.1 * np.std(full) + 0.1
-
-
-def test_batch_norm_by_hand():
-    """Biased variance normalises, unbiased variance n / (n - 1) is averaged, momentum 0.1: torch.nn.BatchNorm2d."""
-    x = np.random.default_rng(0).normal(3, 2, (2, 3, 4, 5)).astype(np.float32)
-    norm = BatchNorm()
-    variables = norm.init(jax.random.key(0), x, train=False)
-    y, updated = norm.apply(variables, jnp.asarray(x), train=True, mutable=["batch_stats"])
-    exact = x.astype(np.float64)
-    mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
-    np.testing.assert_allclose(y, (exact - mean) / np.sqrt(var + 1e-5), atol=1e-5)
-    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
-    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * var * 24 / 23, rtol=1e-5)
-
-
-@pytest.mark.usefixtures("four_devices")
-def test_batch_norm_is_the_same_over_four_devices():
-    x = jnp.asarray(np.random.default_rng(0).normal(3, 2, (8, 3, 4, 5)), jnp.float32)
-    variables = BatchNorm().init(jax.random.key(0), x, train=False)
-
-    def apply(x, axis_name=None):
-        return BatchNorm(axis_name).apply(variables, x, train=True, mutable=["batch_stats"])
-
-    y, stats = apply(x)
-    parted, parted_stats = jax.pmap(lambda x: apply(x, "batch"), axis_name="batch")(x.reshape(4, 2, 3, 4, 5))
-    np.testing.assert_allclose(parted.reshape(x.shape), y, atol=1e-5)
-    for device in range(4):
-        jax.tree.map(lambda a, b, d=device: np.testing.assert_allclose(a[d], b, rtol=1e-5), parted_stats, stats)
-
-
-def test_transposed_convolution_against_lax():
-    x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
-    layer = ConvTranspose2x2(6)
-    variables = layer.init(jax.random.key(0), x)
-    kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
-    flipped = kernel[::-1, ::-1]  # lax correlates
-    expected = lax.conv_general_dilated(
-        x, flipped, (1, 1), ((1, 1), (1, 1)), lhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    np.testing.assert_allclose(layer.apply(variables, x), expected + bias, atol=1e-5)
-
-
-def test_max_pool_sends_the_gradient_to_the_first_maximum():
-    x = np.array([[1, 2, 5, 5], [2, 0, 5, 5], [0, 0, 3, 4], [0, 0, 7, 6]], np.float32)[None, :, :, None]
-    x = jnp.asarray(x)
-    y, vjp = jax.vjp(lambda x: max_pool(x, 2), x)
-    assert y[0, :, :, 0].tolist() == [[2, 5], [0, 7]]
-    (grad,) = vjp(jnp.array([[1.0, 2.0], [3.0, 4.0]])[None, :, :, None])
-    assert grad[0, :, :, 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 0], [3, 0, 0, 0], [0, 0, 4, 0]]
-
-
-def test_max_pool_against_reduce_window():
-    """Without ties the gradient is XLA's own."""
-    x = jnp.asarray(np.random.default_rng(0).permutation(2 * 6 * 8 * 3).reshape(2, 6, 8, 3), jnp.float32)
-    g = np.random.default_rng(1).normal(size=(2, 3, 4, 3)).astype(np.float32)
-
-    def reference(x):
-        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-
-    for ours, theirs in zip(jax.vjp(lambda x: max_pool(x, 2), x), jax.vjp(reference, x), strict=True):
-        if callable(ours):
-            ours, theirs = ours(g)[0], theirs(g)[0]
-        assert np.array_equal(ours, theirs)
 
 
 def test_initial_weights_have_pytorchs_spread():

@@ -32,7 +32,7 @@ from jaxseg.losses.rmi import (
 from jaxseg.losses.rmi_maps import POOLS, pooled_maps
 from jaxseg.models import UNet
 from tests import rmi_oracle
-from tests.test_config import changed
+from tests.configs import changed
 
 GOLDEN = [
     "rmi_avg3_r3_noisy", "rmi_interpolate3_r3_smooth", "rmi_max2_r5_random", "rmi_max3_r3_noisy", "rmi_max3_r3_smooth",

@@ -27,8 +27,8 @@ from jaxseg.models.weights_io import read_state_dict
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
 from jaxseg.training.state import create_peer
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
 MODELS = {
     "unet": {"features": 2},
     "deeplabv3": {"name": "deeplabv3", "backbone": "resnet14", "stem_features": 4},

@@ -16,9 +16,9 @@ from PIL import Image
 from jaxseg.errors import InputError
 from jaxseg.report import load_results, write_report
 from jaxseg.reporting.tables import write_tables
+from tests import ROOT
 from tests.study_results import run, write_study
 
-ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "results" / "report"
 SCORES = {"unet": (0.41, 0.43), "rmi": (0.30, 0.32), "mutual": (0.40, 0.45)}
 

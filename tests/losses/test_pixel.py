@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxseg.config import default
-from jaxseg.losses.objective import make_loss, pixel_loss
 from jaxseg.losses.pixel import binary_cross_entropy, cross_entropy
 
 RNG = np.random.default_rng(0)
@@ -73,36 +71,3 @@ def test_extreme_logits_have_known_values(kind, loss):
     assert loss(*at).item() == 0
     assert loss(at[0], jnp.array([[[1]]]), at[2]).item() == 2e4
     assert kind in ("softmax", "sigmoid")
-
-
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_mean_over_parts_is_the_whole(kind):
-    """The parts hold different numbers of valid pixels."""
-    assert VALID[0].sum() != VALID[1].sum()
-    pixels = jnp.float32(VALID.sum())
-    whole = pixel_loss(LOGITS, LABEL, VALID, kind=kind, pixels=pixels, num_parts=1)
-    shares = (np.s_[i : i + 1] for i in (0, 1))
-    parts = [pixel_loss(LOGITS[s], LABEL[s], VALID[s], kind=kind, pixels=pixels, num_parts=2) for s in shares]
-    np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-6)
-    divisor = VALID.sum() + (kind == "sigmoid")
-    np.testing.assert_allclose(whole, oracle(kind).sum() / divisor, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["rmi_max3_r3_noisy", "rmi_softmax_sigmoid", "rmi_r1"])
-def test_pixel_term_is_the_rmi_authors(golden, name):
-    recorded = golden(name)
-    kind = {"forward_sigmoid": "sigmoid", "forward_softmax_sigmoid": "softmax"}[recorded["meta"]["forward"]]
-    logits, label = recorded["logits_nchw"].transpose(0, 2, 3, 1), recorded["labels"].astype(int)
-    valid = label < logits.shape[-1]
-    value = pixel_loss(logits, label, valid, kind=kind, pixels=jnp.float32(valid.sum()), num_parts=1)
-    np.testing.assert_allclose(value, recorded["pixel_term"], rtol=2e-6)
-
-
-def test_all_void_is_zero_with_zero_gradient():
-    loss_fn = make_loss(default().loss, default().mutual)
-    batch = {"label": jnp.full((1, 2, 2), 255), "valid": jnp.zeros((1, 2, 2), bool)}
-    value, grad = jax.value_and_grad(lambda x: loss_fn(x, batch, pixels=jnp.float32(0), num_parts=1)[0])(
-        jnp.ones((1, 2, 2, 3))
-    )
-    assert value == 0
-    assert (grad == 0).all()

@@ -14,13 +14,12 @@ from jaxseg.errors import InputError
 from jaxseg.inference import predictor
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.predictor import Predictor, predict_scores
-from jaxseg.inference.tiling import window_starts
 from jaxseg.labels import LABELS
 from jaxseg.ops import resize_bilinear
 from jaxseg.training import parallel
 from jaxseg.training.peers import restore_peers
 from jaxseg.training.step import predict
-from tests.conftest import save_untrained
+from tests.runs import save_untrained
 
 RNG = np.random.default_rng(7)
 
@@ -88,20 +87,6 @@ def test_scores_are_resized_as_pytorch_does():
     for hw in ((7, 9), (20, 31), (3, 4)):
         expected = resize_bilinear(jnp.asarray(logits)[None], hw)[0]  # which test_deeplabv3 holds to PyTorch's
         np.testing.assert_allclose(resize_bilinear(logits, hw), expected, atol=1e-6)
-
-
-def test_windows_cover_every_pixel_evenly():
-    # hand counts: side 4 and overlap ½ step by at most 2
-    assert window_starts(4, 4, 0.5) == [0]
-    assert window_starts(8, 4, 0.5) == [0, 2, 4]
-    assert window_starts(9, 4, 0.5) == [0, 2, 3, 5]
-    assert window_starts(8, 4, 0.0) == [0, 4]
-    assert window_starts(9, 4, 0.0) == [0, 2, 5]
-    for length, side, overlap in itertools.product((16, 33, 100), (16,), (0, 0.3, 0.75)):
-        starts = window_starts(length, side, overlap)
-        assert starts[0] == 0
-        assert starts[-1] == length - side
-        assert max(np.diff(starts), default=0) <= side * (1 - overlap)
 
 
 @pytest.mark.parametrize("hw", [(40, 50), (16, 16), (9, 21)])

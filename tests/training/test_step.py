@@ -1,7 +1,5 @@
 """The step: PyTorch's curve, four devices as one, slices as the whole, compiled once, memory reused."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,51 +12,14 @@ from jaxseg.models import UNet
 from jaxseg.models.torch_weights import unet_from_torch
 from jaxseg.training import parallel
 from jaxseg.training.state import create_peer
-from jaxseg.training.step import train_step
-from tests.test_config import changed
-
-LOSSES = {"unet": make_loss(default().loss, default().mutual)}
-
-
-def random_batch(seed, size=8, hw=32, classes=5):
-    rng = np.random.default_rng(seed)
-    label = np.where(
-        rng.random((size, hw, hw)) < np.linspace(0, 0.9, size)[:, None, None],
-        255,
-        rng.integers(classes, size=(size, hw, hw)),
-    )
-    return {
-        "image": rng.random((size, hw, hw, 3), dtype=np.float32),
-        "label": label.astype(np.int32),
-        "valid": label != 255,
-    }
+from tests.configs import changed
+from tests.steps import LOSSES, assert_close, random_batch, single_device_step
 
 
 def fresh_peers(tx=None, features=4):
     model = UNet(5, features, axis_name=parallel.AXIS)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     return {"unet": create_peer(model, tx or optax.sgd(0.1), variables)}
-
-
-def single_device_step(accumulate_steps=1, losses=LOSSES):
-    """The step on one device, without pmap: vmap over an axis of size 1 gives it its axis name."""
-    step = functools.partial(
-        train_step, losses=losses, seed=0, accumulate_steps=accumulate_steps, axis_name=parallel.AXIS
-    )
-    mapped = jax.jit(jax.vmap(step, axis_name=parallel.AXIS))
-
-    def call(peers, batch):
-        add, drop = (
-            functools.partial(jax.tree.map, lambda x: jnp.asarray(x)[None]),
-            functools.partial(jax.tree.map, lambda x: x[0]),
-        )
-        return drop(mapped(add(peers), add(batch)))
-
-    return call
-
-
-def assert_close(a, b, **tolerance):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
 RMI_LOSSES = {"unet": make_loss(changed(loss__name="pixel_and_rmi", loss__pixel="sigmoid").loss, default().mutual)}

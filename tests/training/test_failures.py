@@ -19,7 +19,7 @@ from jaxseg.training.logger import Logger
 from jaxseg.training.loop import train_and_evaluate
 from jaxseg.training.state import TrainState
 from jaxseg.training.step import skip_where_not_finite
-from tests.test_train import lines, saved
+from tests.runs import lines, saved
 
 # ---- Disk
 

@@ -1,0 +1,42 @@
+"""Lines and axes of figures, by hand."""
+
+import pytest
+
+from jaxseg.reporting.figures import RUN_COLORS, needs_log_axis, plot_runs, thin
+
+
+def test_lines_of_runs_by_hand():
+    """A long line in means of three, a run without points that keeps its color, a single point."""
+    points = [(step, step % 2) for step in range(801)]
+    figure = plot_runs([points, [], [(5, 0.5)]])
+    (axis,) = figure.axes
+    line, single = axis.lines
+    assert line.get_xydata().tolist() == [list(point) for point in thin(points)]
+    assert len(line.get_xdata()) == 267
+    assert line.get_xydata()[:2].tolist() == [[1, pytest.approx(1 / 3)], [4, pytest.approx(2 / 3)]]
+    assert single.get_xydata().tolist() == [[5, 0.5]]
+    assert [line.get_color(), single.get_color()] == [RUN_COLORS[0], RUN_COLORS[2]]
+    assert (axis.get_xlim()[0], axis.get_ylim()[0], axis.get_yscale()) == (0, 0, "linear")
+    assert plot_runs([[(1, -24.0), (2, -13.0)]]).axes[0].get_ylim()[0] < -24
+    (few,) = plot_runs([[(1, 0.0), (4, 0.0)]]).axes
+    assert few.get_ylim() == (0, 1)
+    assert few.get_xticks().tolist() == [0, 1, 2, 3, 4, 5]
+    nine = plot_runs([[(1, 1.0), (2, 2.0)]] * 9).axes[0].lines
+    assert [(line.get_color(), line.get_linestyle()) for line in (nine[0], nine[8])] == [
+        (RUN_COLORS[0], "-"), (RUN_COLORS[0], "--"),
+    ]  # fmt: skip
+
+
+def test_ticks_of_a_logarithmic_axis():
+    def labels(low, high):
+        axis = plot_runs([[(0, high), (12_000, low)]], log=True).axes[0]
+        axis.figure.draw_without_rendering()
+        assert axis.get_xticklabels()[-2].get_text() == "12k"
+        low, high = axis.get_ylim()
+        return [label.get_text() for label in axis.get_yticklabels() if low <= label.get_position()[1] <= high]
+
+    assert labels(0.3, 12) == ["0.5", "1", "2", "5", "10"]
+    assert labels(1e-5, 5) == ["1e−05", "0.0001", "0.001", "0.01", "0.1", "1"]
+    assert needs_log_axis([[(1, 31.0), (2, 1.0)]])
+    assert not needs_log_axis([[(1, 31.0), (2, 1.1)]])
+    assert not needs_log_axis([[(1, 31.0), (2, -1.0)]])

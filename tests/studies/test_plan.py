@@ -1,0 +1,105 @@
+"""Plans of a study: read, checked, split."""
+
+from pathlib import Path
+
+import pytest
+
+from jaxseg.errors import InputError
+from jaxseg.studies.dry_run import planned_steps
+from jaxseg.studies.plan import read_plan, shard_of
+from tests import ROOT
+
+PRESETS = sorted((ROOT / "configs" / "study").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=[path.stem for path in PRESETS])
+def test_presets_are_whole(path):
+    """Every run's config is checked by reading; every question is about arms that there are; every seed is complete."""
+    read = read_plan(path)
+    arms = {run.arm for run in read.runs} | (
+        {run.arm for run in read_plan(path.with_stem(read.base)).runs} if read.base else set()
+    )
+    for question in read.questions:
+        assert {question["of"], question["against"]} <= arms, question
+    assert {path.stem for path in PRESETS} == {"demo", "cpu", "ablation", "gpu"}
+    seeds = {run.seed for run in read.runs}
+    assert len(seeds) >= 3
+    assert all(len({r.seed for r in read.runs if r.cell == run.cell}) == len(seeds) for run in read.runs)
+
+
+def test_the_gpu_plan_is_the_study():
+    """200 epochs; 224 pixel crops; batches and rates of text and released code, as in the study's table of both."""
+    configs = {
+        (r.model, r.protocol): r.config()
+        for r in read_plan(ROOT / "configs/study/gpu.toml").runs
+        if r.dataset == "voc2012"
+    }
+    rows = {
+        key: (
+            c.train.batch_size,
+            c.optim.learning_rate,
+            c.data.resize,
+            c.loss.pool,
+            c.model.features,
+            planned_steps(c),
+        )
+        for key, c in configs.items()
+    }
+    assert rows == {
+        ("unet", "text"): (8, 1e-3, "square", "max", 32, 36_600),
+        ("rmi", "text"): (8, 1e-3, "square", "max", 32, 36_600),
+        ("mutual", "text"): (8, 1e-3, "square", "max", 32, 36_600),
+        ("unet", "released"): (8, 1e-3, "shorter_side", "max", 32, 36_600),
+        ("rmi", "released"): (2, 1e-4, "shorter_side", "none", 32, 146_400),
+        ("mutual", "released"): (10, 1e-4, "shorter_side", "max", 32, 29_280),
+    }
+    assert {c.train.epochs for c in configs.values()} == {200}
+    assert {c.data.crop_px for c in configs.values()} == {224}
+
+
+def test_fields_come_from_base_grid_and_config():
+    runs = {run.name: run for run in read_plan(ROOT / "configs/study/ablation.toml").runs}
+    more = runs["camvid-text-rmi_from_unet-seed1"]
+    assert more.fields["model.init_from"] == "runs/study/cpu/camvid-text-unet-seed1"
+    assert more.fields["data.size_px"] == 96  # the base's
+    config = runs["camvid-text-rmi_as_released-seed2"].config()
+    assert (config.loss.pool, config.optim.learning_rate, config.train.batch_size, config.seed) == ("none", 1e-4, 2, 2)
+    flags = runs["camvid-text-rmi_no_pooling-seed0"].flags()
+    assert flags[0] == "--config=configs/rmi_camvid.py"
+    assert "--config.loss.pool=none" in flags
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shards_are_the_plan_and_keep_runs_with_what_they_start_from(count, plan):
+    for path in (*PRESETS, plan):
+        read = read_plan(path)
+        shards = [shard_of(read, index, count) for index in range(count)]
+        assert sorted(run.name for shard in shards for run in shard) == sorted(run.name for run in read.runs)
+        for shard in shards:
+            names = [run.name for run in shard]
+            for run in (run for run in shard if run.starts_from and not read.base):
+                parent = Path(run.fields["model.init_from"]).name
+                assert names.index(parent) < names.index(run.name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ("title", "titel", r"tiny.toml, the plan: unknown titel, title; it has base, config"),
+        ('device = "cpu"', 'device = "abacus"', r"device='abacus'; expected one of h100, cpu"),
+        ('models = ["unet"]', 'models = ["u-net"]', r"\[\[grid\]\] models: 'u-net'; expected some of unet, rmi, mutual"),
+        ("size_px = 36", "size_px = 16", r"run synthetic-text-unet-seed0: config.data.crop_px=32 is larger than"),
+        ("model.features", "model.featuers", r"config.model.featuers: there is no such field. Did you mean"),
+        ('model.features = 2', 'model.features = "two"', r"config.model.features='two'"),
+        ('arm = "unet_more"', "", r"synthetic-text-unet-seed0 is there twice"),
+        ('datasets = ["synthetic"]', 'datasets = ["synthetic"]\nprotocols = ["released"]', "rendered scenes have no 'released'"),
+        ("seeds = [0]", "seed = [0]", r"\[\[grid\]\]: unknown seed, seeds"),
+        ("[[grid]]", "[[grid", "cannot be read as TOML"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_used_is_a_sentence(plan, old, new, match):
+    text = plan.read_text()
+    assert old in text
+    plan.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=match):
+        read_plan(plan)

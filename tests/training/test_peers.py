@@ -1,0 +1,119 @@
+"""Several networks in one run, and runs that start from others."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxseg.config import add_peer, load_config
+from jaxseg.errors import InputError
+from jaxseg.inference.evaluation import score_checkpoint
+from jaxseg.training import checkpoint
+from jaxseg.training.loop import train_and_evaluate
+from jaxseg.training.peers import create_peers
+from tests.runs import lines, of_training, saved
+
+
+def test_two_peers_resume_exactly_and_are_scored_by_name(tiny_mutual, tmp_path):
+    """2 + 2 = 4 steps bit for bit, of both peers (the teacher has dropout); the student is the one reported."""
+    config, whole, parts = tiny_mutual, tmp_path / "whole", tmp_path / "parts"
+    config.train.max_steps = 4
+    results = train_and_evaluate(config, whole)
+    for steps in (2, 4):
+        config.train.max_steps = steps
+        train_and_evaluate(config, parts)
+    assert (parts / "train.jsonl").read_text() == (whole / "train.jsonl").read_text()
+    a, b = saved(whole, config), saved(parts, config)
+    assert {path.split("'")[1] for path in a} == {"student", "teacher"}
+    assert a.keys() == b.keys()
+    for path in a:
+        assert np.array_equal(a[path], b[path]), path
+    line = lines(whole / "train.jsonl")[-1]
+    for name in ("student", "teacher"):
+        assert line[f"{name}/learning_rate"] == 1e-3
+        np.testing.assert_allclose(line[f"{name}/loss"], line[f"{name}/pixel"] + line[f"{name}/kl"], rtol=1e-6)
+    assert results["reported_peer"] == "student"
+    assert list(results["peers"]) == ["student", "teacher"]
+    scored = score_checkpoint(load_config(whole), whole, "last")
+    assert of_training(scored["peers"]) == results["peers"]
+    evaluated = lines(whole / "eval.jsonl")[-1]
+    for name, score in scored["peers"].items():
+        assert evaluated[f"{name}/mean_iou"] == score["mean_iou"]
+    manager = checkpoint.open_manager(whole, config.checkpoint, read_only=True)
+    assert manager.metrics(4)["mean_iou"] == scored["peers"]["student"]["mean_iou"]
+
+
+def test_the_student_starts_as_it_would_alone(tiny_mutual):
+    peers, _ = create_peers(tiny_mutual, num_classes=11, steps=1)
+    with tiny_mutual.unlocked():
+        del tiny_mutual.peers["teacher"]
+    alone, _ = create_peers(tiny_mutual, num_classes=11, steps=1)
+    jax.tree.map(np.testing.assert_array_equal, peers["student"].params, alone["student"].params)
+
+
+def test_peers_of_one_kind_start_from_different_weights(tiny):
+    add_peer(tiny, "second").model.features = 4
+    peers, _ = create_peers(tiny, num_classes=11, steps=1)
+    first, second = (peers[name].params["head"]["kernel"] for name in ("unet", "second"))
+    assert not np.array_equal(first, second)
+
+
+def test_a_run_teaches_the_next(tiny, tmp_path):
+    """A frozen teacher is the best checkpoint of its run, says so, and is the same at the end; so is init_from alone."""
+    train_and_evaluate(tiny, tmp_path / "first")
+    with checkpoint.open_manager(tmp_path / "first", tiny.checkpoint, read_only=True) as manager:
+        best = manager.best_step()
+    trained = saved(tmp_path / "first", tiny, best)
+    second = tiny.copy_and_resolve_references()
+    second.peer = "student"
+    teacher = add_peer(second, "teacher")
+    teacher.frozen, teacher.model.features, teacher.model.init_from = True, 4, str(tmp_path / "first")
+    results = train_and_evaluate(second, tmp_path / "second")
+    assert list(results["peers"]) == ["student", "teacher"]
+    (tmp_path / "first").rename(tmp_path / "elsewhere")  # a run goes on without what it started from
+    assert train_and_evaluate(second, tmp_path / "second")["peers"] == results["peers"]
+    (tmp_path / "elsewhere").rename(tmp_path / "first")
+    line = lines(tmp_path / "second/train.jsonl")[-1]
+    assert line["student/kl"] > 0
+    assert not [key for key in line if key.startswith("teacher")]
+    told = (tmp_path / "second/init_teacher.txt").read_text()
+    assert f"loaded   step {best} params/head/kernel [1, 1, 4, 11]" in told
+    ends = saved(tmp_path / "second", second)
+    held = [path for path in ends if path.startswith("['teacher']") and ("params" in path or "batch_stats" in path)]
+    assert len(held) == 100
+    for path in held:
+        assert np.array_equal(ends[path], trained[path.replace("teacher", "unet")]), path
+    third = tiny.copy_and_resolve_references()
+    third.model.init_from = str(tmp_path / "first")
+    peers, _ = create_peers(third, num_classes=11, steps=1)
+    kernel = peers["unet"].params["head"]["kernel"]
+    assert np.array_equal(kernel, trained["['unet'].params['head']['kernel']"])
+
+
+def test_a_teacher_that_does_not_fit_is_refused(tiny, tmp_path):
+    tiny.train.max_steps = 1
+    train_and_evaluate(tiny, tmp_path / "first")
+    tiny.peer = "student"
+    teacher = add_peer(tiny, "teacher")
+    teacher.frozen, teacher.model.features, teacher.model.init_from = True, 5, str(tmp_path / "first")
+    with pytest.raises(
+        InputError, match=r"config.peers.teacher.model.init_from=.*another network: features: 4 there, 5 here"
+    ):
+        create_peers(tiny, num_classes=11, steps=1)
+    teacher.model.features = 4
+    with pytest.raises(
+        InputError, match=r"cannot be read as peer unet of this network .*float32\[11\] there, float32\[7\]"
+    ):
+        create_peers(tiny, num_classes=7, steps=1)
+    teacher.model.init_from = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"config.peers.teacher.model.init_from=.*nowhere: there is no such file"):
+        create_peers(tiny, num_classes=11, steps=1)
+    (tmp_path / "empty").mkdir()
+    teacher.model.init_from = str(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"empty: no run there"):
+        create_peers(tiny, num_classes=11, steps=1)
+    shutil.rmtree(tmp_path / "first/checkpoints")
+    teacher.model.init_from = str(tmp_path / "first")
+    with pytest.raises(InputError, match=r"checkpoints: there is no checkpoint"):
+        create_peers(tiny, num_classes=11, steps=1)

@@ -158,15 +158,6 @@ def products(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             yield equation.params["precision"], equation.invars[0].aval.dtype
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from products(inner)
-
-
-def products(jaxpr):
-    """(precision, dtype of the maps) of every convolution and matrix product, those inside calls too."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
-            yield equation.params["precision"], equation.invars[0].aval.dtype
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
             if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
                 yield from products(getattr(inner, "jaxpr", inner))

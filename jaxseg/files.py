@@ -10,13 +10,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TextIO
 
 from jaxseg.errors import InputError
 
 THREADS = 8  # decoding and resizing release the interpreter lock
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @contextlib.contextmanager
@@ -104,7 +102,7 @@ def file_lock(path: Path, *, if_held: Callable[[], None]) -> Iterator[TextIO]:
         yield file
 
 
-def parallel_map(function: Callable[[T], R], items: Iterable[T], *, ahead: int = 4 * THREADS) -> Iterator[R]:
+def parallel_map[T, R](function: Callable[[T], R], items: Iterable[T], *, ahead: int = 4 * THREADS) -> Iterator[R]:
     """`map(function, items)` by threads, in order, with at most `ahead` results waiting.
 
     >>> list(parallel_map(abs, [-2, 1]))

@@ -6,7 +6,6 @@ the same answer. On a single host everything here returns at once.
 
 import faulthandler
 from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 import numpy as np
@@ -14,7 +13,6 @@ from jax.experimental import multihost_utils
 
 from jaxseg.errors import InputError
 
-T = TypeVar("T")
 HEARTBEAT_S = 30  # a host that is silent for so long is gone, and the others end
 MESSAGE_BYTES = 4096  # of an error that is told to the other hosts
 
@@ -47,7 +45,7 @@ def is_primary_host() -> bool:
     return jax.process_index() == 0
 
 
-def raise_on_all_hosts(function: Callable[[], T]) -> T:
+def raise_on_all_hosts[T](function: Callable[[], T]) -> T:
     """What `function()` returns here. Where it raises InputError on one host, all raise, so that none waits for it."""
     if jax.process_count() == 1:
         return function()
@@ -65,7 +63,7 @@ def raise_on_all_hosts(function: Callable[[], T]) -> T:
     return result
 
 
-def run_on_primary(function: Callable[[], T]) -> T | None:
+def run_on_primary[T](function: Callable[[], T]) -> T | None:
     """`function()` on the first host only, None on the others; its InputError is raised on all."""
     return raise_on_all_hosts(lambda: function() if is_primary_host() else None)
 

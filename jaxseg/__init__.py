@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxseg.errors import InputError
+from jaxseg.version import __version__
 
 if TYPE_CHECKING:
     from jaxseg.inference.predictor import Predictor
 
-__all__ = ["InputError", "load"]
-__version__ = "0.1.0"
+__all__ = ["InputError", "__version__", "load"]
 
 
 def load(

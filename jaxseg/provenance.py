@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from jaxseg import __version__
+from jaxseg.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "pillow")
 PROGRAMS = ("jaxseg ", "python -m ")  # how `sys.argv[0]` begins where jaxseg.__main__ or jaxseg.cli has set it

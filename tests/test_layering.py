@@ -10,6 +10,7 @@ from tests import ROOT
 PACKAGE = ROOT / "jaxseg"
 # Files at the top are the shared vocabulary, which imports only what stands before it here, …
 VOCABULARY = [
+    "version",
     "errors",
     "floor",
     "labels",

@@ -92,9 +92,20 @@ def stream(prepared: Prepared, *, seed: int) -> grain.MapDataset:
 def train_batches(
     prepared: Prepared, config: ConfigDict, *, start_step: int = 0, process: int = 0, processes: int = 1
 ) -> grain.DatasetIterator:
-    """This host's share of the global batches from `start_step` on, without end; `close()` it when done.
+    """This host's share of the global batches, without end; `close()` it when done.
 
-    Raises InputError where a crop does not fit.
+    Args:
+      prepared: the data.
+      config: seed, batch size, crop and threads.
+      start_step: the first step whose batch is given; starting anywhere costs nothing.
+      process: which host this is.
+      processes: how many there are.
+
+    Returns:
+      An iterator of {"image", "label", "valid"}, NumPy arrays.
+
+    Raises:
+      InputError: where a crop does not fit.
     """
     data = config.data
     check_crop(prepared, "train", data.crop_px)
@@ -118,8 +129,18 @@ def eval_batches(
 ) -> grain.DatasetIterator:
     """This host's share of the validation split, every image once a pass, the last batch filled up with void images.
 
-    All hosts get equally many batches. view=whole pads images to the largest height and width of the split, rounded up
-    to `multiple_px`, with void.
+    Args:
+      prepared: the data.
+      config: what is scored, in `config.eval`. view=whole pads images to the largest height and width of the split.
+      multiple_px: what that is rounded up to.
+      process: which host this is.
+      processes: how many there are; all get equally many batches.
+
+    Returns:
+      An iterator of {"image", "label", "valid"}, NumPy arrays.
+
+    Raises:
+      InputError: where a crop does not fit.
     """
     height, width = padded_hw(prepared, config, multiple_px=multiple_px)
     dataset = eval_crops(prepared, config).map(PadToElement(height=height, width=width))

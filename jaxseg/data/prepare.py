@@ -30,7 +30,17 @@ MANIFEST = "prepared.json"
 
 
 def prepare(data: ConfigDict) -> Prepared:
-    """The records that `config.data` asks for, prepared first if they are not there yet. Raises InputError."""
+    """The records that `config.data` asks for, prepared first if they are not there yet.
+
+    Args:
+      data: `config.data`.
+
+    Returns:
+      The records and what is known of them.
+
+    Raises:
+      InputError: where raw files are missing or wrong, naming the file.
+    """
     data_dir = writable_dir(data.dir)
     if (source := raw_source(data)) is None:
         return prepared_before(data, data_dir)

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import __version__
 from jaxseg.config import peer_sections
 from jaxseg.errors import InputError
 from jaxseg.labels import LABELS
@@ -37,6 +36,7 @@ from jaxseg.models.torch_weights import (
 )
 from jaxseg.models.weights_io import read_state_dict, write_state_dict
 from jaxseg.provenance import command, commit
+from jaxseg.version import __version__
 
 PredictFn = Callable[[np.ndarray], np.ndarray]  # image -> logits
 

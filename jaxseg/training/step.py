@@ -36,12 +36,24 @@ def train_step(
     """One update of all peers that have a loss, from one global batch; a peer without one is a teacher, held fixed.
 
     Every peer runs forward once. The sum of the peers' losses is differentiated in one pass: a peer's loss sees the
-    others' logits as constants, so each gets the gradient of its own loss. Gradients are the mean over devices and, with
-    accumulate_steps > 1, over as many microbatches of the share, which BatchNorm sees one after another.
+    others' logits as constants, so each gets the gradient of its own loss.
 
-    Returns the new peers and, for each trained one, float32 scalars "peer/loss", "peer/TERM", "peer/grad_norm",
-    "peer/param_norm", "peer/update_norm". With skip_nonfinite, where one of them is not finite the peers stay as they were,
-    their step aside, and "skipped" says so. Raises ValueError while tracing where the peers' logits differ in shape.
+    Args:
+      peers: `{name: TrainState}`, the same on every device.
+      batch: this device's share of the global batch.
+      losses: the loss of every peer that is trained, by name.
+      seed: of dropout.
+      accumulate_steps: microbatches that the share is cut into, and that BatchNorm sees one after another; gradients are
+        the mean over them and over devices.
+      skip_nonfinite: where a measurement is not finite, leave the peers as they were, their step aside.
+      axis_name: over which devices agree.
+
+    Returns:
+      The new peers and, for each trained one, float32 scalars "peer/loss", "peer/TERM", "peer/grad_norm",
+      "peer/param_norm", "peer/update_norm"; with skip_nonfinite also "skipped", 0 or 1.
+
+    Raises:
+      ValueError: while tracing, where the peers' logits differ in shape.
     """
     microbatches = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
     num_parts = accumulate_steps * lax.axis_size(axis_name)

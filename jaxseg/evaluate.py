@@ -13,7 +13,7 @@ each, config, versions and device, and beside it a folder of small pictures for
 `python -m jaxseg.report --html`.
 """
 
-import shutil
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,16 @@ from absl import flags
 
 from jaxseg import cli
 from jaxseg.errors import InputError
-from jaxseg.files import make_parent, write_json
+from jaxseg.files import (
+    check_folder_is_own,
+    is_own_folder,
+    make_own_folder,
+    make_parent,
+    read_json,
+    remove_own_file,
+    remove_own_folder,
+    write_json,
+)
 from jaxseg.inference.evaluation import score_checkpoint
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.per_image import worst_images
@@ -57,9 +66,11 @@ def execute() -> None:
     if given:
         looks = cli.inference_flags(resize="run" if full else "none")
         options = InferenceOptions(**looks, batch=config.eval.batch_size)
+    if values.output:
+        check_is_own(beside)
     part = beside.with_name(f"{beside.stem}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    remove_own_folder(part, why="where pictures are collected (--output)")
+    make_own_folder(part)
     try:
         with failures_as_errors(config, beside.parent, predicting=True):
             results = score_checkpoint(
@@ -68,7 +79,7 @@ def execute() -> None:
             output = beside if values.output else workdir / default_name(results["step"], full, given)
             write_scores(output, results, part)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove_own_folder(part, why="where pictures are collected")
     print_results(results)
     for image_id, iou in worst_images(results, WORST):
         print(f"worst: {image_id}, mean IoU {iou:.4f}")
@@ -84,10 +95,25 @@ def default_name(step: int, full_resolution: bool, given: list[str]) -> str:
     return "-".join([f"evaluation-{step}", *ways]) + ".json"
 
 
+def check_is_own(output: Path) -> None:
+    """Refuses to replace what this command did not write, the JSON or the folder beside it. Raises InputError."""
+    check_folder_is_own(output.with_suffix(""), why="where pictures go (--output)", is_own=is_gallery)
+    if (output.exists() or output.is_symlink()) and "reported_peer" not in read_json(output):
+        raise InputError(f"--output={output}: a file that holds no scores is there; move it away, or name another.")
+
+
+def is_gallery(folder: Path) -> bool:
+    """Whether the pictures of an evaluation are all that is in it; earlier versions left no mark."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return is_own_folder(folder) or all(re.fullmatch(r"\d{4,}_\w+\.(jpg|png)", path.name) for path in folder.iterdir())
+
+
 def write_scores(output: Path, results: dict, thumbnails: Path) -> None:
     """Pictures first, so that no JSON is without its own."""
-    output.unlink(missing_ok=True)
-    shutil.rmtree(output.with_suffix(""), ignore_errors=True)
+    check_is_own(output)
+    remove_own_file(output)
+    remove_own_folder(output.with_suffix(""), why="where pictures go (--output)", is_own=is_gallery)
     thumbnails.rename(output.with_suffix(""))
     write_json(output, results)
 

@@ -1,12 +1,15 @@
-"""Writing files whole or not at all, reading them back, locks, and reading many at once.
+"""Writing files whole or not at all, removing only what jaxseg made, reading back, locks, and reading many at once.
 
-In: paths and contents. Out: files that no reader finds half-written, or `InputError`s that name the file.
+In: paths and contents. Out: files that no reader finds half-written, or `InputError`s that name the file. Whatever is
+removed is removed here, and a folder only where its mark tells that jaxseg made it.
 """
 
 import collections
 import contextlib
 import fcntl
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,21 +17,61 @@ from typing import TextIO
 
 from jaxseg.errors import InputError
 
+MARK = ".made_by_jaxseg"  # in every folder that may be removed or written into again
 THREADS = 8  # decoding and resizing release the interpreter lock
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields the path to write to, `path` with .part behind it, which gets its name when the block ends.
+    """Yields the path to write to, beside `path`, which gets its name when the block ends.
 
     Where the block raises, the part is removed, and a file that had the name before stays.
     """
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # a name that nobody else has
     try:
         yield part
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_own_folder(folder: Path) -> bool:
+    """Whether jaxseg made it. A link is not: what it leads to is somebody else's."""
+    return not folder.is_symlink() and (folder / MARK).is_file()
+
+
+def check_folder_is_own(folder: Path, *, why: str, is_own: Callable[[Path], bool] = is_own_folder) -> None:
+    """Refuses to write into, or to replace, what jaxseg did not make.
+
+    Args:
+      folder: may be absent.
+      why: what it is wanted for, with the flag that names it.
+      is_own: how it is recognized.
+
+    Raises:
+      InputError: where something is there that jaxseg did not make.
+    """
+    if (folder.exists() or folder.is_symlink()) and not is_own(folder):
+        kind = "a link" if folder.is_symlink() else "a folder" if folder.is_dir() else "a file"
+        raise InputError(f"{folder}: {kind} that jaxseg did not make is there, {why}; move it away, or name another.")
+
+
+def make_own_folder(folder: Path) -> None:
+    """Makes `folder` with a mark in it; one of jaxseg's that is there stays as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+
+
+def remove_own_folder(folder: Path, *, why: str, is_own: Callable[[Path], bool] = is_own_folder) -> None:
+    """Removes a folder of jaxseg's and all in it; arguments and errors as `check_folder_is_own`."""
+    check_folder_is_own(folder, why=why, is_own=is_own)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def remove_own_file(path: Path) -> None:
+    """Removes a file that jaxseg wrote, which the caller has checked."""
+    path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -93,7 +136,9 @@ def file_lock(path: Path, *, if_held: Callable[[], None]) -> Iterator[TextIO]:
     Yields:
       The open file; a child that inherits it holds the lock, too.
     """
-    with path.open("w") as file:
+    # Neither emptied nor followed where it is a link: what it leads to is somebody else's.
+    number = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
+    with open(number, "r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

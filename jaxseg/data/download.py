@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from jaxseg.errors import InputError
+from jaxseg.files import remove_own_file
 
 CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5  # connections in a row that may bring nothing new
@@ -43,9 +44,10 @@ def download(remote: RemoteFile, target: Path, *, progress=lambda n: None) -> No
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     have = part.stat().st_size if part.exists() else 0
-    if have > remote.size:  # of something else
-        part.unlink()
-        have = 0
+    if have > remote.size:
+        raise InputError(
+            f"{part}: {have:,} bytes, but {remote.name} has {remote.size:,}: a file of something else; move it away."
+        )
     if (free := shutil.disk_usage(target.parent).free) < remote.size - have:
         raise InputError(
             f"{target.parent}: {remote.name} needs {remote.size - have:,} bytes, {free:,} are free; set config.data.dir."
@@ -89,7 +91,7 @@ def _verify(remote: RemoteFile, part: Path) -> None:
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != remote.sha256:
-        part.unlink()
+        remove_own_file(part)
         raise InputError(
             f"{remote.url}: the {remote.size:,} bytes that came have SHA-256 {digest}, expected {remote.sha256};"
             " they were removed. Run the same command again."

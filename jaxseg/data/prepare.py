@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from jaxseg.data.download import VOC2012_TAR, download
 from jaxseg.data.records import VERSION, Prepared, Segmentation
 from jaxseg.data.sources import SPLITS, WANTED, Source, find_source
 from jaxseg.errors import InputError
-from jaxseg.files import file_lock, write_json
+from jaxseg.files import file_lock, remove_own_folder, write_json
 
 MANIFEST = "prepared.json"
 
@@ -113,9 +112,10 @@ def load(folder: Path) -> Prepared | None:
 
 def build(source: Source, folder: Path, *, data_dir: Path, resize: str, size_px: int) -> None:
     """Writes the records of `source` into `folder`, and the manifest last."""
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted preparation left
-    for leftover in folder.parent.glob("incomplete.*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    why = "where records are prepared (config.data.dir)"
+    remove_own_folder(folder, why=why, is_own=holds_records_only)  # what an interrupted preparation left
+    for leftover in folder.parent.glob("incomplete.*"):  # tensorflow-datasets' own name
+        remove_own_folder(leftover, why=why, is_own=Path.is_dir)
     total = sum(map(len, source.samples.values()))
     with progress_bar(f"preparing {source.name} ({folder.parent.name})", total) as advance, quiet_tfds():
         builder = Segmentation(
@@ -135,6 +135,13 @@ def build(source: Source, folder: Path, *, data_dir: Path, resize: str, size_px:
     write_json(folder / MANIFEST, manifest)
 
 
+def holds_records_only(folder: Path) -> bool:
+    """Whether all that is in it has the names that tensorflow-datasets and `build` give."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else {""}
+    known = ("dataset_info.json", "features.json", MANIFEST)
+    return all(name in known or ".array_record" in name or name.startswith(f".{MANIFEST}") for name in names)
+
+
 def download_voc2012(data_dir: Path) -> Path:
     """The official VOC 2012 archive, fetched into `data_dir` unless it is there; its path."""
     target = data_dir / "downloads" / VOC2012_TAR.name
@@ -152,7 +159,14 @@ def one_at_a_time(data_dir: Path) -> Iterator[None]:
     def say() -> None:
         PlainConsole(stderr=True).say(f"waiting for another process that prepares data in {data_dir} …")
 
-    with file_lock(data_dir / "prepare.lock", if_held=say):
+    path = data_dir / "prepare.lock"
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(file_lock(path, if_held=say))
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be locked ({error.strerror}); move it away, or set config.data.dir."
+            ) from error
         yield
 
 

@@ -10,13 +10,13 @@ from scene to scene: shape, place and texture tell classes apart, color alone do
 import dataclasses
 import functools
 import itertools
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from jaxseg.files import make_own_folder, remove_own_folder
 from jaxseg.labels import CITYSCAPES
 
 HEIGHT_PX, WIDTH_PX = 128, 256
@@ -336,7 +336,8 @@ def write_scenes(folder: Path, scenes: int, *, progress: Callable[[int], None] =
     is called with the number of scenes just done.
     """
     part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    remove_own_folder(part, why="where scenes are rendered")
+    make_own_folder(part)
     for number in range(scenes):
         split = "val" if number >= scenes - scenes // 6 else "train"
         image, label = render_scene(number)

@@ -18,7 +18,15 @@ from PIL import Image
 
 from jaxseg.console import progress_bar
 from jaxseg.errors import InputError
-from jaxseg.files import atomic_write, parallel_map, write_json
+from jaxseg.files import (
+    atomic_write,
+    check_folder_is_own,
+    is_own_folder,
+    make_own_folder,
+    parallel_map,
+    read_json,
+    write_json,
+)
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.predictor import (
     Predictor,
@@ -55,7 +63,7 @@ def find_images(arguments: Iterable[str], *, output: Path) -> list[Path]:
         path = Path(argument).expanduser()
         if path.is_dir():
             below = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
-            results = [index.parent for index in path.rglob(INDEX)]  # of earlier predictions: no pictures to predict
+            results = [index.parent for index in path.rglob(INDEX) if is_index(index)]  # of earlier predictions
             below = [p for p in below if not any(folder in p.parents for folder in results)]
         elif path.exists():
             below = [path]
@@ -103,6 +111,7 @@ def predict_images(
     Returns:
       What was written of each by its path, and, of those that cannot be read, why.
     """
+    claim_output(output, labels=predictor.labels, probabilities=probabilities)
     done, failed = {}, {}
     title = f"predicting {len(paths)} picture{'s' * (len(paths) != 1)}"
     try:
@@ -188,19 +197,48 @@ def write_prediction(
         raw_id = np.array([row.raw_id for row in labels.classes], np.uint8)
         writers[f"label_ids/{name}.png"] = Image.fromarray(raw_id[label]).save
     for place, save in writers.items():
-        with open_output(output / place) as part:
+        with open_output(output, place) as part:
             save(part, format=PILLOW_FORMATS[Path(place).suffix])
     files = list(writers)
     if probabilities:
         files.append(f"probabilities/{name}.npy")
-        with open_output(output / files[-1]) as part, part.open("wb") as file:
+        with open_output(output, files[-1]) as part, part.open("wb") as file:
             np.save(file, scores.astype(np.float16))
     share = np.bincount(label.ravel(), minlength=labels.num_classes) / label.size
     shares = {name: float(s) for name, s in zip(labels.names, share, strict=True) if s}
     return {"size_px": list(image.shape[1::-1]), "files": files, "share_of_pixels": shares}
 
 
-def open_output(path: Path):
-    """`atomic_write` in a folder that is made where it is not there."""
+def open_output(output: Path, place: str):
+    """`atomic_write` of a file below `output`, in a folder that is made where it is not there. Raises InputError."""
+    path = output / place
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.resolve().is_relative_to(output.resolve()):
+        raise InputError(f"{path.parent}: a link leads out of --output; move it away, or name another.")
     return atomic_write(path)
+
+
+def claim_output(output: Path, *, labels: Labels, probabilities: bool) -> None:
+    """Makes the folders for results. Raises InputError where one is there that no prediction made."""
+    names = ["masks", "overlays"]
+    names += ["label_ids"] if labels == LABELS["cityscapes"] else []
+    names += ["probabilities"] if probabilities else []
+    is_again = is_index(output / INDEX)  # earlier versions left no mark in the folders
+
+    def is_own(folder: Path) -> bool:
+        return is_own_folder(folder) or (is_again and not folder.is_symlink())
+
+    if not is_again and ((output / INDEX).exists() or (output / INDEX).is_symlink()):
+        raise InputError(f"{output / INDEX}: is of another program; move it away, or name another --output.")
+    for name in names:
+        check_folder_is_own(output / name, why="where results go (--output)", is_own=is_own)
+    for name in names:
+        make_own_folder(output / name)
+
+
+def is_index(path: Path) -> bool:
+    """Whether a prediction wrote it."""
+    try:
+        return not path.is_symlink() and {"pictures", "failed", "step"} <= read_json(path).keys()
+    except InputError:
+        return False

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import itertools
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from jaxseg.errors import InputError
+from jaxseg.files import remove_own_folder
 from jaxseg.models.torch_weights import LoadReport
 from jaxseg.training import distributed
 from jaxseg.training.state import Peers, TrainState
@@ -135,7 +135,7 @@ def wait(manager: ocp.CheckpointManager, *, say: Callable[[str], None] = print) 
         manager.wait_until_finished()
     if jax.process_count() == 1:  # what is given up, also by threads that were still writing when it was
         for part in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(part, ignore_errors=True)
+            remove_own_folder(part, why="of a checkpoint", is_own=Path.is_dir)  # the name is orbax's own
     return manager.latest_step()
 
 

@@ -9,7 +9,6 @@ what was trained lies in DIR/trial, which every trial makes anew. Exit status 1 
 
 import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
 from jaxseg.data.records import Prepared
 from jaxseg.data.transforms import center_crop
+from jaxseg.files import is_own_folder, make_own_folder, read_json, remove_own_folder
 from jaxseg.labels import VOID
 from jaxseg.metrics import mean_iou
 from jaxseg.training.failures import failures_as_errors
@@ -95,7 +95,8 @@ def overfit(config: ConfigDict, workdir: Path) -> dict:
     config = overfit_config(config)
     folder = workdir / "trial"
     check_devices(config, devices=jax.device_count())
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_own_folder(folder, why="where the trial goes (--workdir)", is_own=is_trial)
+    make_own_folder(folder)
     evaluated_at = []
 
     def should_stop(evaluation: Evaluation) -> bool:
@@ -117,6 +118,13 @@ def overfit(config: ConfigDict, workdir: Path) -> dict:
     reached = results["peers"][config.peer]["mean_iou"]
     is_learned = reached is not None and reached > GOAL
     return results | {"learned": is_learned, "training_s": evaluated_at[-1] - evaluated_at[0]}
+
+
+def is_trial(folder: Path) -> bool:
+    """Whether a trial made it; earlier versions left no mark."""
+    if is_own_folder(folder) or folder.is_symlink() or not (folder / "config.json").is_file():
+        return is_own_folder(folder)
+    return {"config", "data"} <= read_json(folder / "config.json").keys()
 
 
 def evaluation_steps(config: ConfigDict) -> set[int]:

@@ -45,6 +45,14 @@ def saved(workdir, config, step=None):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(peers)}
 
 
+def assert_same(found, expected):
+    """The same leaves, bit for bit."""
+    assert found.keys() == expected.keys()
+    assert len(found) > 100
+    differs = [path for path in expected if not np.array_equal(found[path], expected[path])]
+    assert differs == []
+
+
 def of_training(peers):
     """Scores without what only the evaluation command adds."""
     added = ("images", "boundary", "boundary_iou")

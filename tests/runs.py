@@ -1,5 +1,8 @@
 """Folders of runs: made without training, and read back."""
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import subprocess
@@ -59,7 +62,17 @@ def of_training(peers):
     return {name: {key: value for key, value in score.items() if key not in added} for name, score in peers.items()}
 
 
-def run_command(module, *arguments, devices=1):
+def call(module: str, *arguments: str) -> subprocess.CompletedProcess:
+    """What `python -m MODULE ARGUMENT …` returns and writes, by its main in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    command = [module, *map(str, arguments)]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = importlib.import_module(module).main(command[1:])
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+
+
+def run_command(module: str, *arguments: str, devices=1) -> subprocess.CompletedProcess:
+    """The same in a process of its own."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "COLUMNS": "80"}
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment)

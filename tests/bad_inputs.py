@@ -21,6 +21,7 @@ import struct
 import sys
 import tarfile
 import tempfile
+import time
 import traceback
 import zipfile
 from collections.abc import Callable
@@ -881,7 +882,9 @@ def try_case(case: Case, world: Path, folder: Path) -> dict:
     shutil.copytree(world, here, symlinks=True)
     case.damage(here)
     before = contents(folder)
+    began = time.monotonic()
     status, said = run_command(case.command, here)
+    seconds = time.monotonic() - began
     after, problems = contents(folder), []
     if status != case.status:
         problems.append(f"exit status {status}, not {case.status}")
@@ -905,6 +908,7 @@ def try_case(case: Case, world: Path, folder: Path) -> dict:
         "message": message,
         "problems": problems,
         "said": said,
+        "seconds": seconds,
     }
 
 
@@ -913,7 +917,7 @@ def try_all(cases: list[Case]) -> list[dict]:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/compiled")
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         # Imported before anything is forked, and nothing computed: a fork of running threads could wait for ever.
-        for module in ("jaxseg.evaluate", "jaxseg.main", "jaxseg.report", "jaxseg.train"):
+        for module in ("jaxseg.evaluate", "jaxseg.main", "jaxseg.predict", "jaxseg.report"):
             __import__(module)
         world = Path(folder) / "world"
         world.mkdir()

@@ -23,5 +23,5 @@ def tiny_config(camvid_dir: Path, data_dir: Path):
     config.data.update({"size_px": 36, "crop_px": 32, "threads": 2})
     config.model.features = 4
     config.train.update({"batch_size": 4, "epochs": 2, "log_every_steps": 2})
-    config.eval.update({"every_epochs": 1, "batch_size": 4})
+    config.eval.update({"every_epochs": 1, "batch_size": 4, "figure_images": 0})
     return config

@@ -1,19 +1,18 @@
-"""Four simulated devices for every test, and the fixtures that several tests share."""
+"""Four simulated devices, a compilation cache that outlives the session, and the fixtures that several tests share."""
 
 import os
-import tempfile
+from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Many tests compile the same small network: once is enough.
-CACHE = tempfile.mkdtemp(prefix="jaxseg-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+# Also of the processes that tests start. Many tests compile the same small networks: once is enough.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # programs of the cache are of this machine: XLA need not say so
 
-import atexit
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,21 +20,31 @@ import pytest
 
 from jaxseg.config import use_mutual_learning
 from jaxseg.data.prepare import prepare
+from jaxseg.files import file_lock
+from jaxseg.training.loop import train_and_evaluate
 from tests import raw_data
+from tests.compiled_once import CompiledOnce
 from tests.configs import tiny_config
 from tests.runs import save_untrained
 
 # GPUs multiply float32 in TF32 unless told otherwise: recorded float32 results need float32.
 jax.config.update("jax_default_matmul_precision", "highest")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once():
+    """In this process, training and scoring by one config is traced and compiled once a module, not once a run."""
+    with CompiledOnce() as programs:
+        yield programs
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_programs_are_dropped():
+def compiled_programs_are_dropped(compiled_once):
     """After every module: each holds memory maps, of which a process may have 65,530 (vm.max_map_count). In one process
     all tests once ran out of something, and a compilation aborted; since then they have not."""
     yield
+    compiled_once.forget()
     jax.clear_caches()
 
 
@@ -80,24 +89,60 @@ def draw(entry: dict, seed: list[int]) -> np.ndarray:
     return (scale * rng.standard_normal(shape)).astype(np.float32)
 
 
+# ---- Data and runs that many tests read. They are made once, also where several processes share the tests
+# (pytest-xdist); a test that damages one takes a copy.
+
+
 @pytest.fixture(scope="session")
-def camvid_dir(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory):
+    """made_once(name, make): a folder that `make(folder)` fills, by whichever process comes first."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name: str, make) -> Path:
+        folder = base / "made_once" / name
+        folder.parent.mkdir(exist_ok=True)
+        with file_lock(folder.with_suffix(".lock"), if_held=lambda: None):
+            if not folder.with_suffix(".whole").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                folder.with_suffix(".whole").touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def camvid_dir(made_once) -> Path:
     """A raw CamVid of 10 training and 5 validation images, 40×48 pixels."""
-    return raw_data.write_camvid(tmp_path_factory.mktemp("camvid"), train=10, val=5)
+    return made_once("camvid", lambda folder: raw_data.write_camvid(folder, train=10, val=5))
+
+
+@pytest.fixture(scope="session")
+def prepared_camvid(camvid_dir, made_once) -> Path:
+    """config.data.dir with its records as `tiny` has them. A test that prepares other ones sets a dir of its own."""
+    folder = made_once("data", lambda folder: prepare(tiny_config(camvid_dir, folder).data))
+    yield folder
+    assert len(list((folder / "prepared/segmentation").iterdir())) == 1, "a test has prepared other records there"
 
 
 @pytest.fixture
-def tiny(camvid_dir, tmp_path):
+def tiny(camvid_dir, prepared_camvid):
     """A config that trains in seconds: CamVid of 40×48 pixels, resized to 36, cropped to 32; 4 features."""
-    return tiny_config(camvid_dir, tmp_path / "data")
+    return tiny_config(camvid_dir, prepared_camvid)
+
+
+def add_tiny_teacher(config):
+    """`config` with a small DeepLabV3 as teacher."""
+    use_mutual_learning(config)
+    config.peers.teacher.model.update({"backbone": "resnet14", "stem_features": 4})
+    return config
 
 
 @pytest.fixture
 def tiny_mutual(tiny):
     """`tiny` with a small DeepLabV3 as teacher."""
-    use_mutual_learning(tiny)
-    tiny.peers.teacher.model.update({"backbone": "resnet14", "stem_features": 4})
-    return tiny
+    return add_tiny_teacher(tiny)
 
 
 @pytest.fixture
@@ -106,7 +151,27 @@ def prepared(tiny):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(camvid_dir, tmp_path_factory):
+def tiny_run(camvid_dir, prepared_camvid, made_once):
     """The folder of a run of `tiny` that was saved at step 0; to be read only."""
-    folder = tmp_path_factory.mktemp("tiny")
-    return save_untrained(tiny_config(camvid_dir, folder / "data"), folder / "run")
+    return made_once("untrained", lambda folder: save_untrained(tiny_config(camvid_dir, prepared_camvid), folder))
+
+
+@pytest.fixture(scope="session")
+def trained_run(camvid_dir, prepared_camvid, made_once, compiled_once):
+    """The folder of a run of `tiny`, whole: 5 steps, scored at 3 and 5; to be read only."""
+    config = tiny_config(camvid_dir, prepared_camvid)
+    return made_once("trained", lambda folder: train_and_evaluate(config, folder))
+
+
+@pytest.fixture(scope="session")
+def trained_mutual_run(camvid_dir, prepared_camvid, made_once, compiled_once):
+    """The folder of a run of `tiny_mutual` that was trained for 4 steps; to be read only."""
+    config = add_tiny_teacher(tiny_config(camvid_dir, prepared_camvid))
+    config.train.max_steps = 4
+    return made_once("trained_mutual", lambda folder: train_and_evaluate(config, folder))
+
+
+@pytest.fixture
+def copy_of(tmp_path):
+    """copy_of(folder): a copy of it that the test may damage."""
+    return lambda folder: shutil.copytree(folder, tmp_path / "run", symlinks=True)

@@ -1,5 +1,8 @@
 """Folders of runs: made without training, and read back."""
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import subprocess
@@ -45,13 +48,31 @@ def saved(workdir, config, step=None):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(peers)}
 
 
+def assert_same(found, expected):
+    """The same leaves, bit for bit."""
+    assert found.keys() == expected.keys()
+    assert len(found) > 100
+    differs = [path for path in expected if not np.array_equal(found[path], expected[path])]
+    assert differs == []
+
+
 def of_training(peers):
     """Scores without what only the evaluation command adds."""
     added = ("images", "boundary", "boundary_iou")
     return {name: {key: value for key, value in score.items() if key not in added} for name, score in peers.items()}
 
 
-def run_command(module, *arguments, devices=1):
+def call(module: str, *arguments: str) -> subprocess.CompletedProcess:
+    """What `python -m MODULE ARGUMENT …` returns and writes, by its main in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    command = [module, *map(str, arguments)]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = importlib.import_module(module).main(command[1:])
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+
+
+def run_command(module: str, *arguments: str, devices=1) -> subprocess.CompletedProcess:
+    """The same in a process of its own."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "COLUMNS": "80"}
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -1,10 +1,10 @@
-"""Every command as typed: one process each; everything else in this process, through main(argv)."""
+"""Commands as typed: those that train and score once as processes; what they refuse, in this one."""
 
 import json
 
 import pytest
 
-from tests.runs import of_training, run_command, tiny_arguments
+from tests.runs import call, of_training, run_command, tiny_arguments
 
 
 def test_commands_end_to_end(camvid_dir, tmp_path):
@@ -41,7 +41,7 @@ def test_commands_end_to_end(camvid_dir, tmp_path):
     ],
 )
 def test_wrong_commands_end_with_a_sentence_and_status_2(arguments, words, tmp_path):
-    done = run_command("jaxseg.main", *arguments, f"--workdir={tmp_path / 'run'}")
+    done = call("jaxseg.main", *arguments, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,23 +1,20 @@
 """`python -m jaxseg.data.check` prints what is there and what is wrong."""
 
-import subprocess
-import sys
-
 import numpy as np
 from PIL import Image
 
 from tests import raw_data
+from tests.runs import call, run_command
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "jaxseg.data.check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={"COLUMNS": "80", "PATH": ""})
+def run(*arguments, start=call):
+    done = start("jaxseg.data.check", *arguments)
     return done.returncode, done.stdout, done.stderr
 
 
 def test_sound_data(tmp_path):
     raw_data.write_camvid(tmp_path, train=3, val=1)
-    code, out, _ = run("--dataset=camvid", f"--source_dir={tmp_path}")
+    code, out, _ = run("--dataset=camvid", f"--source_dir={tmp_path}", start=run_command)
     assert code == 0
     assert "No problem found." in out
     assert "train: 3 images (the official split has 367); width × height: 48×40 (3)" in out

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxseg.data import pipeline
+from jaxseg.data.prepare import prepare
 from jaxseg.errors import InputError
 
 
@@ -65,11 +66,9 @@ def test_every_epoch_sees_every_image_once_in_another_order(prepared, tiny):
     assert ids[:10] != ids[10:20]
 
 
-def test_image_ids_are_those_of_the_batch(prepared, tiny):
+def test_image_ids_are_those_of_the_batch(tiny, tmp_path):
     """With the whole image as crop, pixels identify the image."""
-    tiny.data.update({"size_px": 32, "crop_px": 32})
-    from jaxseg.data.prepare import prepare
-
+    tiny.data.update({"size_px": 32, "crop_px": 32, "dir": str(tmp_path)})
     prepared = prepare(tiny.data)
     by_pixels = {
         (r["image"] / np.float32(255)).astype(np.float32).tobytes(): r["id"] for r in prepared.records("train")

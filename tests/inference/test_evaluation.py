@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from jaxseg.inference.evaluation import score_checkpoint
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.training import parallel, validation
 from jaxseg.training.peers import restore_peers
+from tests.runs import call
 
 
 def counted(pairs):
@@ -99,14 +97,9 @@ def test_random_crops_are_images_of_their_own(tiny_run):
     assert results["protocol"] == "prepared images and labels (square, side 36 pixels), random 32 pixels, 2 passes"
 
 
-def command(module, *arguments):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "COLUMNS": "80"}
-    return subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=environment)
-
-
 def test_the_command_writes_scores_and_pictures(tiny_run, tmp_path):
     output = tmp_path / "scores.json"
-    ended = command("jaxseg.evaluate", f"--workdir={tiny_run}", "--flip", "--scales=1,1.5", f"--output={output}")
+    ended = call("jaxseg.evaluate", f"--workdir={tiny_run}", "--flip", "--scales=1,1.5", f"--output={output}")
     assert ended.returncode == 0, ended.stderr
     for line in ("mean accuracy", "frequency-weighted IoU", "boundary IoU", "worst: "):
         assert line in ended.stdout

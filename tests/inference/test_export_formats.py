@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ from jaxseg.models.weights_io import read_state_dict
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
 from jaxseg.training.state import create_peer
-from tests import ROOT
+from tests.runs import call, run_command
 
 MODELS = {
     "unet": {"features": 2},
@@ -427,13 +426,13 @@ def test_the_public_command(unet, tmp_path):
     weights = tmp_path / "weights.npz"
     np.savez(weights, **unet_to_torch(unet[1]))
     output = tmp_path / "out" / "net.safetensors"
-    command = [sys.executable, "-m", "jaxseg.export", "--config=configs/unet_camvid.py", "--config.model.features=2"]
-    command += [f"--config.model.init_from={weights}", "--format=safetensors"]
-    done = subprocess.run([*command, f"--output={output}"], cwd=ROOT, capture_output=True, text=True)
+    words = ["--config=configs/unet_camvid.py", "--config.model.features=2", "--format=safetensors"]
+    words.append(f"--config.model.init_from={weights}")
+    done = run_command("jaxseg.export", *words, f"--output={output}")
     assert done.returncode == 0, done.stderr
     assert f"written: {output}" in done.stdout
     arrays = read_state_dict(output)
     assert all(np.array_equal(arrays[name], array) for name, array in flatten(unet[1]).items())
-    done = subprocess.run([*command, f"--output={weights}/net.safetensors"], cwd=ROOT, capture_output=True, text=True)
+    done = call("jaxseg.export", *words, f"--output={weights}/net.safetensors")
     assert done.returncode == 2
     assert "its folder cannot be made" in done.stderr

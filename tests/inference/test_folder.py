@@ -1,9 +1,6 @@
 """What `python -m jaxseg.predict` writes, read back by Pillow and NumPy."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from jaxseg.inference.options import InferenceOptions
 from jaxseg.labels import LABELS
 from jaxseg.models.torch_weights import unet_tensor_maps
 from jaxseg.training.parallel import unreplicate
+from tests.runs import call, run_command
 
 RNG = np.random.default_rng(3)
 
@@ -168,17 +166,11 @@ def test_the_overlay_is_half_image_half_color(tmp_path):
         assert np.abs(np.array(overlay).astype(int) - 135).max() <= 1  # (200 + 70) / 2, JPEG
 
 
-def run(*arguments):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "COLUMNS": "80"}
-    return subprocess.run(
-        [sys.executable, "-m", "jaxseg.predict", *arguments], capture_output=True, text=True, env=environment
-    )
-
-
 def test_the_command(tiny_run, network, pictures, tmp_path):
     folder, images = pictures
     output = tmp_path / "out"
-    ended = run(
+    ended = run_command(
+        "jaxseg.predict",
         str(folder / "a.png"),
         "--workdir",
         str(tiny_run),
@@ -210,7 +202,7 @@ def test_weights_of_another_program(network, tiny_run, tmp_path):
     image = save(tmp_path / "a.png", 40, 40)
     fields = ["model.features=4", "data.size_px=36", "data.crop_px=32", f"model.init_from={tmp_path / 'unet.npz'}"]
     config = ["--config=configs/unet_camvid.py", *(f"--config.{f}" for f in fields)]
-    ended = run(*config, str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}")
+    ended = call("jaxseg.predict", *config, str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}")
     assert ended.returncode == 0, ended.stderr
     with Image.open(tmp_path / "out/masks/a.png") as mask:
         assert (np.array(mask) == network.predict(image)).mean() > 0.999

@@ -30,6 +30,7 @@ from jaxseg.reporting.html.runs import load_runs
 from jaxseg.reporting.html.svg import inline_svg
 from tests import ROOT
 from tests.made_runs import FIRST, MAP, WRONG_MAP, classes, write_run
+from tests.runs import call
 from tests.study_results import run as study_run
 from tests.study_results import write_study
 
@@ -358,7 +359,7 @@ def test_the_command(first, second, tmp_path):
     assert done.stdout.startswith("written: report.html"), done.stderr
     assert (tmp_path / "report.html").read_text().count('class="example"') == 1
     assert not list(tmp_path.rglob("*.part"))
-    done = command("first", cwd=tmp_path)
+    done = call("jaxseg.report", "first")
     assert done.returncode == 2
     assert done.stderr.startswith("error: 'first' is no flag")
 

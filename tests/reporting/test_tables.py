@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +15,7 @@ from jaxseg.errors import InputError
 from jaxseg.report import load_results, write_report
 from jaxseg.reporting.tables import write_tables
 from tests import ROOT
+from tests.runs import call
 from tests.study_results import run, write_study
 
 COMMITTED = ROOT / "results" / "report"
@@ -123,8 +122,7 @@ def test_nothing_to_report_is_a_sentence(tmp_path):
         write_report(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(InputError, match="holds no study"):
         write_report(tmp_path, tmp_path / "out")
-    command = [sys.executable, "-m", "jaxseg.report", f"--results={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = call("jaxseg.report", f"--results={tmp_path}")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: --results={tmp_path}: holds no study")
 

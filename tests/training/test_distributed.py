@@ -13,6 +13,7 @@ import pytest
 
 from jaxseg.errors import InputError
 from jaxseg.training import distributed
+from tests.runs import call
 
 LIMIT_S = 300  # for what takes half a minute on two idle cores
 
@@ -187,9 +188,7 @@ def test_hosts_that_do_not_find_each_other_are_told():
 
 
 def test_a_place_without_distributed_is_refused():
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxseg.main", "--config=configs/demo.py", "--process=1"], capture_output=True, text=True
-    )
+    done = call("jaxseg.main", "--config=configs/demo.py", "--process=1")
     assert done.returncode == 2
     assert "--process=1 without --distributed; add it, or drop it." in done.stderr
 

@@ -1,6 +1,7 @@
 """What a machine lacks and what numbers do: full disks, memory that does not suffice, steps that are not finite."""
 
 import contextlib
+import json
 import resource
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from jaxseg.training.logger import Logger
 from jaxseg.training.loop import train_and_evaluate
 from jaxseg.training.state import TrainState
 from jaxseg.training.step import skip_where_not_finite
-from tests.runs import lines, saved
+from tests.runs import assert_same, lines, saved
 
 # ---- Disk
 
@@ -54,9 +55,8 @@ def disk(monkeypatch):
     return disk
 
 
-def test_a_checkpoint_that_finds_no_room_is_told_and_training_goes_on(tiny, tmp_path, capsys, disk):
+def test_a_checkpoint_that_finds_no_room_is_told_and_training_goes_on(tiny, tmp_path, trained_run, capsys, disk):
     tiny.checkpoint.every_steps = 1
-    train_and_evaluate(tiny, tmp_path / "whole")
     disk["full"] = (2, 3, 4)
     capsys.readouterr()
     assert train_and_evaluate(tiny, tmp_path / "run")["step"] == 5
@@ -65,19 +65,18 @@ def test_a_checkpoint_that_finds_no_room_is_told_and_training_goes_on(tiny, tmp_
     assert "File too large" in said
     assert "Steps saved so far: 1. Training goes on" in said
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["1", "5"]
-    whole, run = saved(tmp_path / "whole", tiny), saved(tmp_path / "run", tiny)
-    assert all(np.array_equal(whole[path], run[path]) for path in whole)
+    assert_same(saved(tmp_path / "run", tiny), saved(trained_run, tiny))
 
 
-def test_a_last_checkpoint_that_finds_no_room_is_no_success(tiny, tmp_path, disk):
-    whole = train_and_evaluate(tiny, tmp_path / "whole")
+def test_a_last_checkpoint_that_finds_no_room_is_no_success(tiny, tmp_path, trained_run, disk):
+    whole = json.loads((trained_run / "results.json").read_text())
     disk["full"] = (5,)
     with pytest.raises(ResourceError, match=r"step 5, the last, could not be saved; step 3 is"):
         train_and_evaluate(tiny, tmp_path / "run")
     assert not (tmp_path / "run/results.json").exists()
     disk["full"] = ()
     assert train_and_evaluate(tiny, tmp_path / "run")["peers"] == whole["peers"]
-    assert (tmp_path / "run/train.jsonl").read_text() == (tmp_path / "whole/train.jsonl").read_text()
+    assert (tmp_path / "run/train.jsonl").read_text() == (trained_run / "train.jsonl").read_text()
 
 
 def test_a_log_that_finds_no_room_stops_the_run(tiny, tmp_path, monkeypatch):
@@ -201,11 +200,10 @@ def test_one_more_than_the_limit_stops_also_after_a_restart(tiny, tmp_path, pois
     assert train_and_evaluate(tiny, tmp_path / "run")["skipped_steps"] == 2
 
 
-def test_skipping_changes_no_finite_step(tiny, tmp_path):
-    train_and_evaluate(tiny, tmp_path / "run")
+def test_skipping_changes_no_finite_step(tiny, tmp_path, trained_run):
     tiny.train.max_skipped_steps = 3
     train_and_evaluate(tiny, tmp_path / "skipping")
-    run, skipping = (lines(tmp_path / name / "train.jsonl") for name in ("run", "skipping"))
+    run, skipping = (lines(folder / "train.jsonl") for folder in (trained_run, tmp_path / "skipping"))
     for line, other in zip(run, skipping, strict=True):
         assert other.pop("skipped") == 0
         np.testing.assert_allclose(list(other.values()), list(line.values()), rtol=1e-5)

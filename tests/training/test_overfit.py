@@ -10,12 +10,12 @@ from jaxseg.data.prepare import prepare
 from jaxseg.data.synthetic import render_scene
 from jaxseg.errors import InputError
 from jaxseg.training import overfit
-from tests.runs import run_command
+from tests.runs import call
 
 
 def test_the_images_are_the_central_squares_of_the_first(tiny):
     prepared = prepare(tiny.data)
-    few = overfit.few(prepared, crop_px=32)
+    few = overfit.first_images(prepared, crop_px=32)
     records = prepared.records("train")
     assert few.images("train") == few.images("val") == 4
     for number, held in enumerate(few.records("val")):
@@ -24,7 +24,7 @@ def test_the_images_are_the_central_squares_of_the_first(tiny):
         assert (held["label"] == records[number]["label"][2:34, 2:34]).all()
     assert few.valid_pixels("val") == sum((held["label"] != 255).sum() for held in few.records("train"))
     with pytest.raises(InputError, match="crop_px=48 does not fit the smallest train image"):
-        overfit.few(prepared, crop_px=48)
+        overfit.first_images(prepared, crop_px=48)
 
 
 def test_rare_classes_are_void_in_a_trial(tiny, monkeypatch):
@@ -33,7 +33,7 @@ def test_rare_classes_are_void_in_a_trial(tiny, monkeypatch):
     records = prepared.records("train")
     crops = [records[number]["label"][2:34, 2:34] for number in range(4)]
     before = np.bincount(np.concatenate([crop.ravel() for crop in crops]), minlength=256)
-    after = overfit.few(prepared, crop_px=32).summary["train"]["pixels_of_label"]
+    after = overfit.first_images(prepared, crop_px=32).summary["train"]["pixels_of_label"]
     assert (before[:11] < 300).any()
     for label in range(11):
         assert after.get(str(label), 0) == (before[label] if before[label] >= 300 else 0)
@@ -42,7 +42,7 @@ def test_rare_classes_are_void_in_a_trial(tiny, monkeypatch):
 
 def test_scorings_become_rare(tiny):
     tiny.train.max_steps = 30
-    assert sorted(overfit.growing(tiny)) == [1, 2, 3, 4, 6, 8, 11, 15, 20, 26, 30]
+    assert sorted(overfit.evaluation_steps(tiny)) == [1, 2, 3, 4, 6, 8, 11, 15, 20, 26, 30]
 
 
 def test_a_small_unet_learns_four_rendered_scenes(tmp_path):
@@ -68,7 +68,7 @@ def test_what_learns_nothing_is_told_and_a_trial_begins_anew(camvid_dir, tmp_pat
     fields += ["model.features=4", "train.max_steps=3", "optim.learning_rate=0.0"]
     arguments = ["--config=configs/unet_camvid.py", "--mode=overfit", *(f"--config.{f}" for f in fields)]
     (tmp_path / "run/trial/checkpoints/7").mkdir(parents=True)  # of an earlier trial, which is not gone on with
-    ended = run_command("jaxseg.main", *arguments, f"--workdir={tmp_path / 'run'}")
+    ended = call("jaxseg.main", *arguments, f"--workdir={tmp_path / 'run'}")
     assert ended.returncode == 1, ended.stderr
     assert "not learned: mean IoU 0.0" in ended.stdout
     assert "it hardly fell: try config.optim.learning_rate" in ended.stdout

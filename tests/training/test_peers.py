@@ -1,5 +1,6 @@
 """Several networks in one run, and runs that start from others."""
 
+import json
 import shutil
 
 import jax
@@ -12,23 +13,20 @@ from jaxseg.inference.evaluation import score_checkpoint
 from jaxseg.training import checkpoint
 from jaxseg.training.loop import train_and_evaluate
 from jaxseg.training.peers import create_peers
-from tests.runs import lines, of_training, saved
+from tests.runs import assert_same, lines, of_training, saved
 
 
-def test_two_peers_resume_exactly_and_are_scored_by_name(tiny_mutual, tmp_path):
+def test_two_peers_resume_exactly_and_are_scored_by_name(tiny_mutual, tmp_path, trained_mutual_run):
     """2 + 2 = 4 steps bit for bit, of both peers (the teacher has dropout); the student is the one reported."""
-    config, whole, parts = tiny_mutual, tmp_path / "whole", tmp_path / "parts"
-    config.train.max_steps = 4
-    results = train_and_evaluate(config, whole)
+    config, whole, parts = tiny_mutual, trained_mutual_run, tmp_path / "parts"
+    results = json.loads((whole / "results.json").read_text())
     for steps in (2, 4):
         config.train.max_steps = steps
         train_and_evaluate(config, parts)
     assert (parts / "train.jsonl").read_text() == (whole / "train.jsonl").read_text()
     a, b = saved(whole, config), saved(parts, config)
     assert {path.split("'")[1] for path in a} == {"student", "teacher"}
-    assert a.keys() == b.keys()
-    for path in a:
-        assert np.array_equal(a[path], b[path]), path
+    assert_same(b, a)
     line = lines(whole / "train.jsonl")[-1]
     for name in ("student", "teacher"):
         assert line[f"{name}/learning_rate"] == 1e-3
@@ -59,9 +57,9 @@ def test_peers_of_one_kind_start_from_different_weights(tiny):
     assert not np.array_equal(first, second)
 
 
-def test_a_run_teaches_the_next(tiny, tmp_path):
+def test_a_run_teaches_the_next(tiny, tmp_path, trained_run):
     """A frozen teacher is the best checkpoint of its run, says so, and is the same at the end; so is init_from alone."""
-    train_and_evaluate(tiny, tmp_path / "first")
+    shutil.copytree(trained_run, tmp_path / "first")
     with checkpoint.open_manager(tmp_path / "first", tiny.checkpoint, read_only=True) as manager:
         best = manager.best_step()
     trained = saved(tmp_path / "first", tiny, best)
@@ -91,9 +89,8 @@ def test_a_run_teaches_the_next(tiny, tmp_path):
     assert np.array_equal(kernel, trained["['unet'].params['head']['kernel']"])
 
 
-def test_a_teacher_that_does_not_fit_is_refused(tiny, tmp_path):
-    tiny.train.max_steps = 1
-    train_and_evaluate(tiny, tmp_path / "first")
+def test_a_teacher_that_does_not_fit_is_refused(tiny, tmp_path, trained_run):
+    shutil.copytree(trained_run, tmp_path / "first")
     tiny.peer = "student"
     teacher = add_peer(tiny, "teacher")
     teacher.frozen, teacher.model.features, teacher.model.init_from = True, 5, str(tmp_path / "first")

@@ -3,20 +3,18 @@
 import os
 import signal
 
-import numpy as np
 import pytest
 
 from jaxseg.errors import StoppedError
 from jaxseg.training.logger import Logger
 from jaxseg.training.loop import train_and_evaluate
 from jaxseg.training.preemption import PreemptionListener
-from tests.runs import lines, saved
+from tests.runs import assert_same, lines, saved
 
 
 @pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 2), (signal.SIGINT, 3)])  # 3: an evaluation, too
-def test_a_signal_saves_the_step_and_the_run_goes_on_the_same(tiny, tmp_path, monkeypatch, number, step):
+def test_a_signal_saves_the_step_and_the_run_goes_on_the_same(tiny, tmp_path, monkeypatch, trained_run, number, step):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    train_and_evaluate(tiny, tmp_path / "whole")
     add = Logger.add
 
     def add_and_kill(log, now, measurements):
@@ -33,9 +31,8 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_the_same(tiny, tmp_path, mo
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     train_and_evaluate(tiny, tmp_path / "run")
     for name in ("train.jsonl", "eval.jsonl"):
-        assert (tmp_path / "run" / name).read_text() == (tmp_path / "whole" / name).read_text()
-    whole, run = saved(tmp_path / "whole", tiny), saved(tmp_path / "run", tiny)
-    assert all(np.array_equal(whole[path], run[path]) for path in whole)
+        assert (tmp_path / "run" / name).read_text() == (trained_run / name).read_text()
+    assert_same(saved(tmp_path / "run", tiny), saved(trained_run, tiny))
 
 
 def test_the_second_signal_is_not_waited_for():

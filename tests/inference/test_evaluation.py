@@ -105,6 +105,6 @@ def test_the_command_writes_scores_and_pictures(tiny_run, tmp_path):
         assert line in ended.stdout
     results = json.loads(output.read_text())
     assert results["protocol"].endswith("images at their own pixels, in one piece, scales 1, 1.5, and mirrored")
-    pictures = sorted(path.name for path in (tmp_path / "scores").iterdir())
+    pictures = sorted(path.name for path in (tmp_path / "scores").glob("[!.]*"))
     assert pictures == sorted(f"{n:04d}_{name}" for n in range(5) for name in ("image.jpg", "truth.png", "unet.png"))
     assert not list(tmp_path.glob("*.part"))

@@ -57,7 +57,7 @@ def test_folders_patterns_and_files_are_found_once(pictures, tmp_path):
     # results of an earlier run in a folder below are no pictures
     found = find_images([str(folder)], output=folder / "sub")
     assert [str(p.relative_to(folder)) for p in found] == everything[:3]
-    (folder / "sub/predictions.json").write_text("{}")
+    (folder / "sub/predictions.json").write_text('{"pictures": {}, "failed": {}, "step": 0}')
     found = find_images([str(folder)], output=tmp_path / "out")
     assert [str(p.relative_to(folder)) for p in found] == everything[:3]
     assert [p.name for p in find_images([str(folder / "notes.txt")], output=tmp_path / "out")] == ["notes.txt"]
@@ -136,7 +136,7 @@ def test_what_an_interruption_leaves_is_whole_and_listed(network, pictures, tmp_
         predict_images(network, paths, tmp_path / "out", {"step": 0}, options=InferenceOptions(), probabilities=False)
     said = json.loads((tmp_path / "out/predictions.json").read_text())
     assert list(said["pictures"].values()) == written
-    files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
+    files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("[!.]*.*"))
     assert files == sorted([*written[0]["files"], "predictions.json"])
 
 

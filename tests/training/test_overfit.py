@@ -68,6 +68,7 @@ def test_what_learns_nothing_is_told_and_a_trial_begins_anew(camvid_dir, tmp_pat
     fields += ["model.features=4", "train.max_steps=3", "optim.learning_rate=0.0"]
     arguments = ["--config=configs/unet_camvid.py", "--mode=overfit", *(f"--config.{f}" for f in fields)]
     (tmp_path / "run/trial/checkpoints/7").mkdir(parents=True)  # of an earlier trial, which is not gone on with
+    (tmp_path / "run/trial/config.json").write_text('{"config": {}, "data": ""}')
     ended = call("jaxseg.main", *arguments, f"--workdir={tmp_path / 'run'}")
     assert ended.returncode == 1, ended.stderr
     assert "not learned: mean IoU 0.0" in ended.stdout

@@ -8,7 +8,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from jaxseg.config import FIELDS, Field, all_fields, find_field, get_field, peer_path, peer_sections
+from jaxseg.config import FIELDS, Field, all_fields, find_field, get_field, is_frozen, peer_path, peer_sections
 from jaxseg.errors import InputError, did_you_mean
 
 UNET_MULTIPLE_PX = 16  # four halvings
@@ -161,4 +161,26 @@ def check_devices(config: ConfigDict, *, devices: int) -> None:
         raise InputError(
             f"config.eval.batch_size={config.eval.batch_size} does not divide over {devices} devices;"
             f" use a multiple of {devices}."
+        )
+
+
+def check_batch_statistics(config: ConfigDict) -> None:
+    """Refuses to train where BatchNorm would see one value per channel, whose variance is 0, as PyTorch refuses it.
+
+    So it is with one image per pass in DeepLabV3, whose pooled branch leaves one pixel of it, and in a U-Net of crops of
+    16 pixels. Statistics are over all devices. Raises InputError.
+    """
+    train = config.train
+    if train.batch_size > train.accumulate_steps:
+        return
+    for name, section in peer_sections(config).items():
+        is_unet = section.model.name == "unet"
+        if is_frozen(config, name) or (is_unet and config.data.crop_px > UNET_MULTIPLE_PX):
+            continue
+        where = "the lowest level of its crops" if is_unet else "its pooled branch"
+        raise InputError(
+            f"config.train.batch_size={train.batch_size} with config.train.accumulate_steps={train.accumulate_steps} is one"
+            f" image per pass: BatchNorm in {where} of {name} ({peer_path(config, name)}.model.name={section.model.name!r})"
+            " would normalize a single value per channel. Use at least 2 images per pass: a larger batch_size, or fewer"
+            " accumulate_steps."
         )

@@ -123,6 +123,11 @@ def check_arguments(logits: ArrayLike, label: ArrayLike, *, radius: int, pool: s
     dtype = jnp.result_type(label)
     if len(shape) != 4 or jnp.shape(label) != shape[:3]:
         raise ValueError(f"logits {shape} and label {jnp.shape(label)}; expected [b, h, w, c] and [b, h, w].")
+    if shape[-1] == 1:
+        raise ValueError(
+            f"logits {shape}: one channel is one class, and a label of 1 is void to it; give two channels, background and"
+            " foreground."
+        )
     if not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(f"label is {dtype}; expected integers, one class a pixel.")
     left = [pooled_size(size, pool=pool, pool_size=pool_size) for size in shape[1:3]]

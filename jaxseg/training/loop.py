@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 
 from jaxseg.config import is_frozen, peer_sections
-from jaxseg.config_checks import check_devices, validate
+from jaxseg.config_checks import check_batch_statistics, check_devices, validate
 from jaxseg.console import PlainConsole
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
@@ -67,6 +67,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     workdir = Path(workdir)
     check_jaxlib()
     validate(config)
+    check_batch_statistics(config)
     check_devices(config, devices=jax.device_count())
     with failures_as_errors(config, workdir):
         prepared = raise_on_all_hosts(lambda: prepare(config.data))

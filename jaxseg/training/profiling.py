@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from jaxseg.config_checks import check_devices, validate
+from jaxseg.config_checks import check_batch_statistics, check_devices, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
 from jaxseg.files import write_json
@@ -34,6 +34,7 @@ TRACED_STEPS = 5  # after them: a trace costs time itself, and grows by some MB 
 def profile(config: ConfigDict, workdir: Path) -> dict:
     """Times training steps and writes trace and summary. Raises InputError and ResourceError as training does."""
     validate(config)
+    check_batch_statistics(config)
     check_devices(config, devices=jax.device_count())
     workdir.mkdir(parents=True, exist_ok=True)
     with failures_as_errors(config, workdir):

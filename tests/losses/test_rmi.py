@@ -438,6 +438,14 @@ def test_unusable_arguments_are_refused_while_tracing(arguments, words):
     assert words in str(caught.value)
 
 
+def test_one_channel_is_refused():
+    """Label 1 would be void to it, and the exactly wrong prediction rewarded."""
+    label = np.arange(256).reshape(1, 16, 16) % 2
+    for loss in (rmi_loss, pixel_and_rmi_loss, rmi_lower_bound):
+        with pytest.raises(ValueError, match=r"logits \(1, 16, 16, 1\): one channel .* give two channels"):
+            loss(jnp.zeros((1, 16, 16, 1)), label)
+
+
 def test_other_refusals():
     logits, label = random_case()
     with pytest.raises(ValueError, match="pixel='tanh'; expected softmax or sigmoid"):

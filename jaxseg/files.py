@@ -165,3 +165,17 @@ def parallel_map[T, R](function: Callable[[T], R], items: Iterable[T], *, ahead:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """The files in `folder` and all below it, links to files and folders followed, in order of their paths.
+
+    What begins with a dot (.ipynb_checkpoints/, ._x.png) is left out, and so is a folder that leads back to one above.
+    """
+    for name, subfolders, names in os.walk(folder, followlinks=True):
+        here = Path(name)
+        above = {folder.resolve(), *(parent.resolve() for parent in here.parents)}
+        subfolders[:] = sorted(
+            sub for sub in subfolders if not sub.startswith(".") and (here / sub).resolve() not in above
+        )
+        yield from (here / name for name in sorted(names) if not name.startswith(".") and (here / name).is_file())

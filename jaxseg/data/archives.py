@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from jaxseg.errors import InputError
+from jaxseg.files import visible_files
 
 
 @dataclasses.dataclass(frozen=True)
-class Tree:
+class FileTree:
     """The files under one root, by relative name: a folder's, or the members of archives.
 
     stamps: name -> (size in bytes, modification time), to notice changes. open: name -> bytes.
@@ -39,18 +40,17 @@ class Tree:
         return sorted(name for name in self.stamps if name.startswith(prefix))
 
 
-def folder_tree(root: Path, wanted: Iterable[str]) -> Tree:
+def folder_tree(root: Path, wanted: Iterable[str]) -> FileTree:
     """The files below the sub-folders `wanted` of `root`."""
     stamps = {}
     for sub in wanted:
-        for path in (root / sub).rglob("*"):
-            if path.is_file():
-                stat = path.stat()
-                stamps[path.relative_to(root).as_posix()] = (stat.st_size, stat.st_mtime)
-    return Tree(stamps, lambda name: (root / name).read_bytes(), lambda name: str(root / name))
+        for path in visible_files(root / sub):
+            stat = path.stat()
+            stamps[path.relative_to(root).as_posix()] = (stat.st_size, stat.st_mtime)
+    return FileTree(stamps, lambda name: (root / name).read_bytes(), lambda name: str(root / name))
 
 
-def zip_tree(archives: list[Path]) -> Tree:
+def zip_tree(archives: list[Path]) -> FileTree:
     """The members of several zip files, as one tree. Nothing is unpacked to disk."""
     stamps, holder = {}, {}
     for path in archives:
@@ -69,10 +69,10 @@ def zip_tree(archives: list[Path]) -> Tree:
         with zipfile.ZipFile(holder[name]) as archive:
             return archive.read(name)
 
-    return Tree(stamps, read, lambda name: f"{holder[name]}!{name}")
+    return FileTree(stamps, read, lambda name: f"{holder[name]}!{name}")
 
 
-def tar_tree(archive: Path) -> Tree:
+def tar_tree(archive: Path) -> FileTree:
     """The members of an uncompressed tar file, read by offset. Nothing is unpacked to disk."""
     stamps, spans = {}, {}
     try:
@@ -91,7 +91,7 @@ def tar_tree(archive: Path) -> Tree:
             file.seek(offset)
             return file.read(size)
 
-    return Tree(stamps, read, lambda name: f"{archive}!{name}")
+    return FileTree(stamps, read, lambda name: f"{archive}!{name}")
 
 
 def _check_inside(archive: Path, member: str) -> None:

@@ -8,17 +8,21 @@ the file.
 import dataclasses
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jaxseg.data.archives import Tree, folder_tree, tar_tree, zip_tree
+from jaxseg.data.archives import FileTree, folder_tree, tar_tree, zip_tree
 from jaxseg.errors import InputError
 from jaxseg.labels import LABELS, Labels
 
 SPLITS = ("train", "val")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# No other is ever opened: for EPS, Pillow would start a program of the user's machine.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+ORIENTATION, UPRIGHT = 0x0112, 1  # the EXIF tag, and its value where nothing is turned
 
 WANTED = {
     "cityscapes": """Cityscapes: log in at www.cityscapes-dataset.com (free for research; its owners give the files out
@@ -55,7 +59,7 @@ class Source:
     """A raw data set that was found: its files, its samples per split, its classes."""
 
     name: str
-    tree: Tree
+    tree: FileTree
     samples: dict[str, list[Sample]]
     labels: Labels
 
@@ -100,20 +104,20 @@ def _first_with(root: Path, *needed: str) -> Path | None:
     return None
 
 
-def _cityscapes_tree(root: Path) -> Tree | None:
+def _cityscapes_tree(root: Path) -> FileTree | None:
     if folder := _first_with(root, "leftImg8bit", "gtFine"):
         return folder_tree(folder, [f"{part}/{split}" for part in ("leftImg8bit", "gtFine") for split in SPLITS])
     archives = [root / f"{part}_trainvaltest.zip" for part in ("leftImg8bit", "gtFine")]
     return zip_tree(archives) if all(archive.is_file() for archive in archives) else None
 
 
-def _camvid_tree(root: Path) -> Tree | None:
+def _camvid_tree(root: Path) -> FileTree | None:
     wanted = [f"{split}{kind}" for split in SPLITS for kind in ("", "annot")]
     folder = _first_with(root, *wanted)
     return folder_tree(folder, wanted) if folder else None
 
 
-def _voc_tree(root: Path) -> Tree | None:
+def _voc_tree(root: Path) -> FileTree | None:
     for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         if (folder / "JPEGImages").is_dir():
             return folder_tree(
@@ -125,10 +129,10 @@ def _voc_tree(root: Path) -> Tree | None:
     tree = tar_tree(archive)
     prefix = "VOCdevkit/VOC2012/"
     stamps = {name.removeprefix(prefix): stamp for name, stamp in tree.stamps.items() if name.startswith(prefix)}
-    return Tree(stamps, lambda name: tree.read(prefix + name), lambda name: tree.where(prefix + name))
+    return FileTree(stamps, lambda name: tree.read(prefix + name), lambda name: tree.where(prefix + name))
 
 
-def _cityscapes_samples(tree: Tree, split: str) -> list[Sample]:
+def _cityscapes_samples(tree: FileTree, split: str) -> list[Sample]:
     return _pair(
         tree,
         images=[n for n in tree.folder(f"leftImg8bit/{split}/") if "_leftImg8bit." in n],
@@ -138,7 +142,7 @@ def _cityscapes_samples(tree: Tree, split: str) -> list[Sample]:
     )
 
 
-def _paired(tree: Tree, image_folder: str, mask_folder: str) -> list[Sample]:
+def _paired(tree: FileTree, image_folder: str, mask_folder: str) -> list[Sample]:
     return _pair(
         tree,
         images=[n for n in tree.folder(image_folder) if n.lower().endswith(IMAGE_SUFFIXES)],
@@ -148,16 +152,10 @@ def _paired(tree: Tree, image_folder: str, mask_folder: str) -> list[Sample]:
     )
 
 
-def _pair(tree: Tree, *, images: list[str], masks: list[str], key, mask_name) -> list[Sample]:
+def _pair(tree: FileTree, *, images: list[str], masks: list[str], key, mask_name) -> list[Sample]:
     """Joins images and masks by key; every image needs a mask and every mask an image."""
-    image_of = {}
-    mask_of = {key(name): name for name in masks}
-    for name in images:
-        if key(name) in image_of:
-            raise InputError(
-                f"{tree.where(image_of[key(name)])} and {tree.where(name)} are images of one sample; keep one of them."
-            )
-        image_of[key(name)] = name
+    image_of = _by_key(tree, images, key, "images")
+    mask_of = _by_key(tree, masks, key, "masks")
     for missing in sorted(image_of.keys() - mask_of.keys()):
         name = image_of[missing]
         raise InputError(
@@ -170,7 +168,17 @@ def _pair(tree: Tree, *, images: list[str], masks: list[str], key, mask_name) ->
     return [Sample(k, image_of[k], mask_of[k]) for k in sorted(image_of)]
 
 
-def _voc_samples(tree: Tree, split: str, *, trainaug: bool) -> list[Sample]:
+def _by_key(tree: FileTree, names: list[str], key: Callable[[str], str], what: str) -> dict[str, str]:
+    """Key -> name. Raises InputError for two of one key."""
+    found = {}
+    for name in names:
+        if other := found.get(key(name)):
+            raise InputError(f"{tree.where(other)} and {tree.where(name)} are {what} of one sample; keep one of them.")
+        found[key(name)] = name
+    return found
+
+
+def _voc_samples(tree: FileTree, split: str, *, trainaug: bool) -> list[Sample]:
     augmented = trainaug and split == "train"
     list_name = f"ImageSets/Segmentation/{'trainaug' if augmented else split}.txt"
     masks = "SegmentationClassAug" if augmented else "SegmentationClass"
@@ -208,18 +216,41 @@ def read_sample(source: Source, sample: Sample) -> tuple[np.ndarray, np.ndarray]
 
 
 def read_image(data: bytes, where: str, *, upright: bool = False) -> np.ndarray:
-    """Decodes to uint8 [h, w, 3]; upright: turned as a camera's EXIF tag says (a mask beside it would not be).
+    """Decodes an image.
 
-    Raises InputError where the bytes are no complete 8-bit image.
+    Args:
+      data: the bytes of the file.
+      where: how to call it in a message.
+      upright: whether it is turned as a camera's EXIF tag says. A mask beside it would not be, so where there is one such
+        a tag is refused.
+
+    Returns:
+      uint8 [h, w, 3].
+
+    Raises:
+      InputError: where the bytes are no complete 8-bit image, or the tag would turn it.
     """
     image = _decode(data, where)
-    return to_rgb(ImageOps.exif_transpose(image) if upright else image, where)
+    orientation = image.getexif().get(ORIENTATION, UPRIGHT)
+    if orientation != UPRIGHT and not upright:
+        raise InputError(
+            f"{where}: its EXIF orientation is {orientation}, so viewers turn it, and not the mask beside it; save it as"
+            " it is to be seen, without that tag (1 or none)."
+        )
+    return to_rgb(image, where)
 
 
 def to_rgb(image: Image.Image, where: str) -> np.ndarray:
-    """uint8 [h, w, 3]; transparency is dropped. Raises InputError for more than 8 bits a value."""
+    """uint8 [h, w, 3], turned as its EXIF tag says; what is transparent is seen on white.
+
+    Raises InputError for more than 8 bits a value.
+    """
     if image.mode not in ("RGB", "L", "LA", "P", "RGBA", "CMYK"):
         raise InputError(f"{where}: image mode {image.mode}; expected 8-bit color or gray.")
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))
 
 
@@ -235,7 +266,7 @@ def read_mask(data: bytes, where: str) -> np.ndarray:
 
 def _decode(data: bytes, where: str) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error… by format
         reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.console import progress_bar
+from jaxseg.data.sources import FORMATS
 from jaxseg.errors import InputError
 from jaxseg.files import (
     atomic_write,
@@ -25,6 +26,7 @@ from jaxseg.files import (
     make_own_folder,
     parallel_map,
     read_json,
+    visible_files,
     write_json,
 )
 from jaxseg.inference.options import InferenceOptions
@@ -62,7 +64,7 @@ def find_images(arguments: Iterable[str], *, output: Path) -> list[Path]:
     for argument in arguments:
         path = Path(argument).expanduser()
         if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+            below = [p for p in visible_files(path) if p.suffix.lower() in PICTURE_SUFFIXES]
             results = [index.parent for index in path.rglob(INDEX) if is_index(index)]  # of earlier predictions
             below = [p for p in below if not any(folder in p.parents for folder in results)]
         elif path.exists():
@@ -166,7 +168,7 @@ def by_input_size(predictor: Predictor, paths: list[Path], options: InferenceOpt
 
     def input_hw(number: int) -> tuple[int, int]:
         try:
-            with Image.open(paths[number]) as image:
+            with Image.open(paths[number], formats=FORMATS) as image:
                 return resized_input_hw(predictor, image.size[::-1], options.resize)
         except Exception:  # told when it is read
             return (0, 0)

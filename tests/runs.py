@@ -16,6 +16,7 @@ from jaxseg.files import write_json
 from jaxseg.labels import LABELS
 from jaxseg.training import checkpoint
 from jaxseg.training.peers import create_peers
+from tests import ROOT
 
 
 def save_untrained(config, folder: Path) -> Path:
@@ -73,7 +74,8 @@ def call(module: str, *arguments: str) -> subprocess.CompletedProcess:
 
 def run_command(module: str, *arguments: str, devices=1) -> subprocess.CompletedProcess:
     """The same in a process of its own."""
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "COLUMNS": "80"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 

@@ -18,15 +18,27 @@ from jaxseg.metrics import confusion_matrix
 from jaxseg.studies import runner
 from scripts.figures import predictions
 from tests import ROOT
+from tests.runs import call
 
 
 def start(plan: Path, cwd: Path, *options: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(plan.parent / "compiled")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
-    command = [sys.executable, "-m", "scripts.study", f"--plan={plan}", *options]
+    command = [sys.executable, "-m", "jaxseg.study", f"--plan={plan}", *options]
     return subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def test_a_plan_is_estimated_before_anything_is_made(plan, tmp_path):
+    """By the command: a row for each arm: seeds, batch, steps (3 epochs of 10 scenes)."""
+    done = call("jaxseg.study", f"--plan={plan}", f"--output={tmp_path / 'results'}", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    rows = [row.split() for row in done.stdout.splitlines()]
+    rows = {row[2]: row[3:6] for row in rows if row[:2] == ["synthetic,", "text,"]}
+    assert rows == {arm: ["1", "4", "8"] for arm in ("unet", "unet_more")}
+    assert [path.name for path in (tmp_path / "results").rglob("*.json")] == ["plan.json"]
+    assert not (tmp_path / "data").exists()
 
 
 def without_times(path: Path) -> dict:
@@ -68,13 +80,13 @@ def test_killed_and_started_again_it_ends_the_same(plan, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path / "b")
     before = {name: Path(name).stat().st_mtime_ns for name in names}
-    options = Namespace(plan=plan, preset=None, source=[], shard="0/1", output=Path("results/study"), dry_run=False)
-    assert runner.main(options) == 0
+    assert call("jaxseg.study", f"--plan={plan}").returncode == 0
     assert before == {name: Path(name).stat().st_mtime_ns for name in names}  # nothing was left to do
 
     plan.write_text(plan.read_text().replace("features = 2", "features = 3"))
-    with pytest.raises(InputError, match=r"synthetic-text-unet-seed0.json is of another plan \(fields: "):
-        runner.main(options)
+    refused = call("jaxseg.study", f"--plan={plan}")
+    assert refused.returncode == InputError.status
+    assert "synthetic-text-unet-seed0.json is of another plan (fields: " in refused.stderr
     check_figure(tmp_path / "a" / "runs/study/tiny/synthetic-text-unet-seed0", tmp_path / "figure.png")
 
 

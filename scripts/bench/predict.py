@@ -35,22 +35,23 @@ def jaxseg_network(name: str, variables: dict) -> Network:
     config.model.name = name
     model = make_model(config.model, num_classes=CLASSES, axis_name=parallel.AXIS)
     peer = create_peer(model, optax.identity(), variables)
-    forward, multiple = parallel.compile_predict(), SIZE_MULTIPLE_PX[name]
+    forward = parallel.compile_predict()
     labels = LABELS["cityscapes"]
+    multiple = SIZE_MULTIPLE_PX[name]
     return Network(name, None, parallel.replicate(peer), forward, labels, config.data, multiple, "softmax")
 
 
 @torch.inference_mode()
 def torch_labels(network: torch.nn.Module, images: list[np.ndarray], batch: int, *, multiple: int) -> list[np.ndarray]:
     """uint8 [h, w] of each, by the usual few lines."""
-    device, labels = next(network.parameters()).device, []
+    device = next(network.parameters()).device
+    labels = []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         h, w = part[0].shape[:2]
         padded = np.stack([pad(image, -(-h // multiple) * multiple, -(-w // multiple) * multiple) for image in part])
         x = torch.from_numpy(padded).to(device).permute(0, 3, 1, 2).float().div(255)
         logits = network(x.contiguous(memory_format=torch.channels_last))
-        logits = logits[0] if isinstance(logits, tuple) else logits
         labels += list(logits[..., :h, :w].argmax(1).to(torch.uint8).cpu().numpy())
     return labels
 

@@ -8,7 +8,7 @@ from importlib import metadata
 from jaxseg.errors import InputError
 
 REQUIREMENT = "jax>=0.11.1,<0.13"  # as in pyproject.toml
-# Reproduced with both releases on a CPU; 0.11.1 and 0.12.0.1 pass the same programs (tests/test_floor.py).
+# Reproduced with both releases on a CPU; 0.11.1, 0.11.2 and 0.12.0.1 pass the same programs (tests/test_floor.py).
 FAULTS = {
     "0.10.2": "compiled for a CPU, a batch of matrix products that are summed is silently wrong from row 32,769 on"
     " (github.com/jax-ml/jax/issues/39103)",

@@ -1,6 +1,6 @@
 """`scripts/setup.sh` with made-up interpreters, which it runs: nothing is downloaded. And what the scripts speak of exists."""
 
-import importlib
+import importlib.machinery
 import re
 import shutil
 import subprocess
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxseg import provenance
+from jaxseg.files import read_json
+from scripts import entry
 from tests import ROOT
 
 # Runs the code that it is given by this Python, which says that it is another; `-m venv` and `-m pip` only write it down.
@@ -242,3 +245,32 @@ def test_scripts_import_pytorch_by_that_sentence():
     """All but PyTorch's own networks, and a check which leaves out what lacks."""
     own = {path for path in ROOT.glob("scripts/*/*.py") if re.search(r"^import torch", path.read_text(), re.M)}
     assert {path.parent.name for path in own} == {"torch_reference"}
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("scripts.bench.step", "python -m scripts.bench.step --batch=2 '--output=a b.json'"),
+        ("jaxseg.main", "python -m jaxseg.main --batch=2 '--output=a b.json'"),
+        (None, "python script.py --batch=2 '--output=a b.json'"),
+    ],
+)
+def test_command_of_a_result_is_as_typed(monkeypatch, module, command):
+    spec = module and importlib.machinery.ModuleSpec(module, None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys, "argv", ["/some/where/script.py", "--batch=2", "--output=a b.json"])
+    assert provenance.command() == command
+
+
+def test_a_result_says_how_it_was_made(tmp_path):
+    entry.write_result(tmp_path / "result.json", {"benchmark": "none", "results": 1}, packages=["numpy", "no-such-one"])
+    written = read_json(tmp_path / "result.json")
+    assert {"command", "commit", "device", "versions", "benchmark", "results"} == set(written)
+    assert {"python", "jax", "jaxlib", "numpy"} == set(written["versions"])
+
+
+def test_what_a_script_cannot_use_is_a_sentence(tmp_path):
+    words = ["-m", "scripts.figures.render_scenes", str(tmp_path), "--sizes=64"]
+    ended = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr == "error: --sizes=64: expected WIDTHxHEIGHT with commas between, such as 256x128,300x300.\n"

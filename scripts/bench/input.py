@@ -27,7 +27,10 @@ class RawFiles(torch.utils.data.Dataset):
     """Decode, resize, crop, at every access."""
 
     def __init__(self, source, *, size_px: int, crop_px: int):
-        self.source, self.samples, self.size_px, self.crop_px = source, source.samples["train"], size_px, crop_px
+        self.source = source
+        self.samples = source.samples["train"]
+        self.size_px = size_px
+        self.crop_px = crop_px
 
     def __len__(self):
         return len(self.samples)

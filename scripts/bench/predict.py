@@ -37,25 +37,26 @@ def jaxseg_network(name: str, variables: dict) -> Predictor:
     config.model.name = name
     model = make_model(config.model, num_classes=CLASSES, axis_name=parallel.AXIS)
     peer = create_peer(model, optax.identity(), variables)
-    forward, multiple = parallel.compile_predict(), SIZE_MULTIPLE_PX[name]
+    forward = parallel.compile_predict()
     labels = LABELS["cityscapes"]
     return Predictor(
-        name,
-        None,
-        parallel.replicate(peer),
-        forward,
-        parallel.compile_predict_labels(),
-        labels,
-        config.data,
-        multiple,
-        "softmax",
+        name=name,
+        step=None,
+        peer=parallel.replicate(peer),
+        forward=forward,
+        forward_labels=parallel.compile_predict_labels(),
+        labels=labels,
+        data=config.data,
+        multiple_px=SIZE_MULTIPLE_PX[name],
+        activation="softmax",
     )
 
 
 @torch.inference_mode()
 def torch_labels(network: torch.nn.Module, images: list[np.ndarray], batch: int, *, multiple: int) -> list[np.ndarray]:
     """uint8 [h, w] of each, by the usual few lines."""
-    device, labels = next(network.parameters()).device, []
+    device = next(network.parameters()).device
+    labels = []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         h, w = part[0].shape[:2]
@@ -64,7 +65,6 @@ def torch_labels(network: torch.nn.Module, images: list[np.ndarray], batch: int,
         )
         x = torch.from_numpy(padded).to(device).permute(0, 3, 1, 2).float().div(255)
         logits = network(x.contiguous(memory_format=torch.channels_last))
-        logits = logits[0] if isinstance(logits, tuple) else logits
         labels += list(logits[..., :h, :w].argmax(1).to(torch.uint8).cpu().numpy())
     return labels
 

@@ -65,7 +65,10 @@ MACHINES = (
 def small_config(model: str, sizes: dict, *, batch_size: int | None = None):
     """The config of one of the models at these sizes."""
     config = default()
-    {"unet": lambda _: None, "rmi": use_rmi, "mutual": use_mutual_learning}[model](config)
+    if model == "rmi":
+        use_rmi(config)
+    elif model == "mutual":
+        use_mutual_learning(config)
     config.model.features, config.data.crop_px = sizes["features"], sizes["crop_px"]
     config.train.batch_size = batch_size or sizes["batch_size"]
     for peer in config.peers.values():
@@ -148,63 +151,89 @@ def modelled(model: str, counted: dict, machine: Machine, images: int) -> dict:
 
 def document(results: dict) -> str:
     """The page: tables of what was measured and modelled, and what follows."""
-    measured, counted, expected = (results[key] for key in ("measured", "counted", "modelled"))
-    devices = sorted({int(d) for row in measured.values() for d in row})
-    lines = [
+    parts = [
         "# More devices",
-        "",
         f"Made by `{command()}`; numbers in the JSON beside it.",
-        "",
-        "## Measured: the cost of dividing",
-        "",
-        f"One step of {SMALL['batch_size']} images of {SMALL['crop_px']} pixels, {SMALL['features']} features, over simulated"
-        f" devices that share {results['cores']} cores: median ms of {results['steps']} (fastest to slowest). A row that does not"
-        " grow would be ideal; what grows is threads that take turns on the cores and wait for each other at every all-reduce.",
-        "",
-        "| | " + " | ".join(f"{d} device{'s' * (d > 1)}" for d in devices) + " |",
-        "| --- |" + " --: |" * len(devices),
+        *measured_part(results),
+        *counted_part(results["counted"]),
+        *modelled_part(results["modelled"]),
+        WHERE_IT_BREAKS,
     ]
+    return "\n\n".join(parts)
+
+
+def markdown_table(columns: list[str], rows: list[list[str]], *, left: int = 1) -> str:
+    """The first `left` columns are words, the others numbers."""
+    lines = [columns, ["---"] * left + ["--:"] * (len(columns) - left), *rows]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def measured_part(results: dict) -> list[str]:
+    measured = results["measured"]
+    devices = sorted({int(d) for row in measured.values() for d in row})
+    rows = []
     for model, row in measured.items():
         cells = []
         for d in devices:
-            seconds = [1e3 * s for s in row[str(d)]["seconds"]]
-            cells.append(f"{seconds[len(seconds) // 2]:.0f} ({seconds[0]:.0f} to {seconds[-1]:.0f})")
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
+            milliseconds = [1e3 * s for s in row[str(d)]["seconds"]]
+            middle = milliseconds[len(milliseconds) // 2]
+            cells.append(f"{middle:.0f} ({milliseconds[0]:.0f} to {milliseconds[-1]:.0f})")
+        rows.append([model, *cells])
+    return [
+        "## Measured: the cost of dividing",
+        f"One step of {SMALL['batch_size']} images of {SMALL['crop_px']} pixels, {SMALL['features']} features, over simulated"
+        f" devices that share {results['cores']} cores: median ms of {results['steps']} (fastest to slowest). A row that does not"
+        " grow would be ideal; what grows is threads that take turns on the cores and wait for each other at every all-reduce.",
+        markdown_table(["", *(f"{d} device{'s' * (d > 1)}" for d in devices)], rows),
+    ]
+
+
+def counted_part(counted: dict) -> list[str]:
+    rows = [
+        [
+            model,
+            f"{row['parameters']:,}",
+            f"{4e-6 * row['parameters']:.2f} MB",
+            f"{1e-6 * row['bytes']:.2f} MB",
+            str(row["all_reduces"]),
+        ]
+        for model, row in counted.items()
+    ]
+    return [
         "## Counted: what is all-reduced in a step",
-        "",
         "From the program that XLA compiles for 8 CPU devices, at the study's size. Gradients are 4 bytes a parameter; the rest"
         " is BatchNorm's sums over the whole batch, forward and backward, and the logged scalars. It does not depend on image or"
         " batch.",
-        "",
-        "| | parameters | 4 bytes each | all-reduced | all-reduces |",
-        "| --- | --: | --: | --: | --: |",
+        markdown_table(["", "parameters", "4 bytes each", "all-reduced", "all-reduces"], rows),
     ]
-    for model, row in counted.items():
-        sizes = f"{4e-6 * row['parameters']:.2f} MB | {1e-6 * row['bytes']:.2f} MB"
-        lines.append(f"| {model} | {row['parameters']:,} | {sizes} | {row['all_reduces']} |")
-    lines += [
-        "",
+
+
+def modelled_part(modelled: dict) -> list[str]:
+    sources = "; ".join(f"{m.name}: {m.source}" for m in MACHINES)
+    columns = "machine | images a device | computation | bytes | latency | efficiency | images/s a host | cores for it"
+    rows = [
+        [
+            model,
+            row["machine"],
+            str(row["images"]),
+            f"{row['compute_ms']:.1f} ms",
+            f"{row['bytes_ms']:.2f} ms",
+            f"{row['latency_ms']:.1f} ms",
+            f"{row['efficiency']:.2f}",
+            f"{row['host_images_per_s']:,.0f}",
+            str(row["host_cores"]),
+        ]
+        for model, rows_of_model in modelled.items()
+        for row in rows_of_model
+    ]
+    return [
         "## Modelled: two machines",
-        "",
         "efficiency = computation / (computation + bytes + latency), nothing overlapped. Assumed, not measured: a tenth of peak"
-        " arithmetic and a third of the memory's rate (as `jaxseg/studies/estimate.py`), half of a link, and"
-        f" {1e6 * MACHINES[0].latency_s:.0f} µs an all-reduce. Peaks: "
-        + "; ".join(f"{m.name}: {m.source}" for m in MACHINES)
-        + f". Input: {IMAGES_PER_CORE} images/s a core, measured on CamVid.",
-        "",
-        "| | machine | images a device | computation | bytes | latency | efficiency | images/s a host | cores for it |",
-        "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
+        " arithmetic and a third of the memory's rate (as the plan of a study estimates), half of a link, and"
+        f" {1e6 * MACHINES[0].latency_s:.0f} µs an all-reduce. Peaks: {sources}. Input: {IMAGES_PER_CORE} images/s a core,"
+        " measured on CamVid.",
+        markdown_table(["", *columns.split(" | ")], rows, left=2),
     ]
-    for model, rows in expected.items():
-        for row in rows:
-            lines.append(
-                f"| {model} | {row['machine']} | {row['images']} | {row['compute_ms']:.1f} ms | {row['bytes_ms']:.2f} ms |"
-                f" {row['latency_ms']:.1f} ms | {row['efficiency']:.2f} | {row['host_images_per_s']:,.0f} |"
-                f" {row['host_cores']} |"
-            )
-    return "\n".join([*lines, "", WHERE_IT_BREAKS])
 
 
 WHERE_IT_BREAKS = """## Where it breaks

@@ -45,7 +45,8 @@ FIELDS = {
     "eval.batch_size": 4,
     "checkpoint.every_steps": 3,
 }
-STEPS_OF_EPOCH, STEPS_OF_EVALUATION = 5, 10
+STEPS_OF_EPOCH = 5
+STEPS_OF_EVALUATION = 10
 OF_MUTUAL = {"peers.teacher.model.stem_features": 4}
 # Seconds until the kill, at the most, after a moment of the kind was seen: about as long as such a moment lasts; many
 # steps, so that the kills spread over the run.
@@ -85,7 +86,8 @@ class Case:
 
     def traces(self) -> dict[str, set]:
         """What the files tell of each kind of moment; a new trace is such a moment."""
-        steps, scored = len(self.logged("train.jsonl")), len(self.logged("eval.jsonl"))
+        steps = len(self.logged("train.jsonl"))
+        scored = len(self.logged("eval.jsonl"))
         unscored = steps > 0 and steps % STEPS_OF_EVALUATION == 0 and scored < steps // STEPS_OF_EVALUATION
         return {
             "start-up": set(),
@@ -111,7 +113,8 @@ def kill_in(case: Case, kind: str, delay_s: float) -> dict:
     """One start and its kill. Raises RuntimeError where the run ended before."""
     if kind == "preparation":
         shutil.rmtree(case.folder / "data", ignore_errors=True)  # to be prepared again, to the same records
-    before, child = case.traces(), case.start()
+    before = case.traces()
+    child = case.start()
     while kind != "start-up" and child.poll() is None and not case.traces()[kind] - before[kind]:
         time.sleep(POLL_S)
     end = time.monotonic() + delay_s

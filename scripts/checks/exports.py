@@ -112,15 +112,15 @@ def in_float64(export: Export):
 
 def rounding(network: str, size_px: int) -> list[dict]:
     """Rows of the network itself in float64, at the sizes of the check and at that of ONNX files."""
-    config, rows = config_of(network), []
+    config = config_of(network)
+    rows = []
     variables = trained_variables(config.model)
     for size in (None, (size_px, size_px)):
         export = make_export(config, variables, peer=network, step=None, format="onnx", size_px=size)
         with on_cpu():
             measured = logit_differences(export, in_float64(export))
-        rows.append(
-            {"network": network, "file": f"itself in float64{f', {size_px} pixels' if size else ''}"} | measured
-        )
+        name = f"itself in float64, {size_px} pixels" if size else "itself in float64"
+        rows.append({"network": network, "file": name} | measured)
     return rows
 
 
@@ -131,7 +131,9 @@ def check(network: str, name: str, folder: Path, size_px: int) -> list[dict]:
     size = (size_px, size_px) if format == "onnx" else None
     variables = trained_variables(config.model)
     export = make_export(config, variables, peer=network, step=None, format=format, suffix=suffix, size_px=size)
-    row, output, start = {"network": network, "file": name}, folder / f"{network}{suffix}", time.monotonic()
+    row = {"network": network, "file": name}
+    output = folder / f"{network}{suffix}"
+    start = time.monotonic()
     try:
         measured = write_verified(export, output)["verified"]
     except (InputError, RefusedError) as error:
@@ -155,11 +157,11 @@ def print_table(rows: list[dict], title: str) -> None:
     for row in rows:
         cells = [""] * 5
         if "max_difference" in row:
-            cells[1:4] = [f"{row[key]:.1e}" for key in ("max_difference", "max_difference_over_std")] + [
-                f"{row['same_class']:.3%}"
-            ]
+            cells[1:3] = [f"{row[key]:.1e}" for key in ("max_difference", "max_difference_over_std")]
+            cells[3] = f"{row['same_class']:.3%}"
         if "bytes" in row:
-            cells[0], cells[4] = f"{row['bytes'] / 1e6:.1f}", f"{row['seconds']:.0f}"
+            cells[0] = f"{row['bytes'] / 1e6:.1f}"
+            cells[4] = f"{row['seconds']:.0f}"
         table.add_row(row["network"], row["file"], *cells, style="bold red" if "refused" in row else None)
     Console(width=120).print(table)
     for row in rows:

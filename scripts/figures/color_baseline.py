@@ -55,7 +55,7 @@ def score_color(counts: np.ndarray, data, split: str) -> tuple[float, float]:
 def execute() -> None:
     prepared = prepare(flags.FLAGS.config.data)
     counts = fit_color(prepared, "train")
-    for name, table in (("color", counts), ("frequency", counts.sum(0, keepdims=True) + np.zeros_like(counts))):
+    for name, table in (("color", counts), ("frequency", np.broadcast_to(counts.sum(0), counts.shape))):
         iou, accuracy = score_color(table, prepared, "val")
         print(f"{name}: mean IoU {iou:.4f}, accuracy {accuracy:.4f}")
 

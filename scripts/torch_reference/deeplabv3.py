@@ -35,16 +35,20 @@ class Backbone(nn.Module):
     def __init__(self, depths: tuple[int, ...], stem: int, output_stride: int):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, stem, 7, 2, 3, bias=False), nn.BatchNorm2d(stem)
-        inputs, so_far, dilation = stem, 4, 1
+        inputs = stem
+        so_far = 4
+        dilation = 1
         for stage, blocks in enumerate(depths, start=1):
-            features, stride, first = stem * 2 ** (stage - 1), 1 if stage == 1 else 2, dilation
+            features = stem * 2 ** (stage - 1)
+            stride = 1 if stage == 1 else 2
+            first_dilation = dilation
             if so_far * stride > output_stride:
-                stride, dilation = 1, dilation * stride
+                dilation *= stride
+                stride = 1
             so_far *= stride
-            layers = []
-            for i in range(blocks):
-                layers.append(Bottleneck(inputs, features, stride if i == 0 else 1, first if i == 0 else dilation))
-                inputs = 4 * features
+            layers = [Bottleneck(inputs, features, stride, first_dilation)]
+            inputs = 4 * features
+            layers += [Bottleneck(inputs, features, 1, dilation) for _ in range(blocks - 1)]
             self.add_module(f"layer{stage}", nn.Sequential(*layers))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -58,7 +62,10 @@ class Backbone(nn.Module):
 class ASPP(nn.Module):
     def __init__(self, inputs: int, features: int, rates: tuple[int, ...], dropout: float):
         super().__init__()
-        norm_relu = lambda: (nn.BatchNorm2d(features), nn.ReLU())  # noqa: E731
+
+        def norm_relu():
+            return nn.BatchNorm2d(features), nn.ReLU()
+
         branches = [nn.Sequential(conv(inputs, features, 1), *norm_relu())]
         branches += [nn.Sequential(conv(inputs, features, 3, 1, rate), *norm_relu()) for rate in rates]
         branches.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(inputs, features, 1), *norm_relu()))
@@ -83,7 +90,8 @@ class TorchDeepLabV3(nn.Module):
         dropout: float = 0.5,
     ):
         super().__init__()
-        rates, width = {8: (12, 24, 36), 16: (6, 12, 18)}[output_stride], 4 * stem
+        rates = {8: (12, 24, 36), 16: (6, 12, 18)}[output_stride]
+        width = 4 * stem
         self.backbone = Backbone(DEPTHS[backbone], stem, output_stride)
         self.classifier = nn.Sequential(
             ASPP(32 * stem, width, rates, dropout),

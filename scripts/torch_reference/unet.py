@@ -34,7 +34,8 @@ class TorchUNet(nn.Module):
         self.conv = nn.Conv2d(features, num_classes, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        x, skips = image, []
+        x = image
+        skips = []
         for level in range(1, 5):
             x = getattr(self, f"encoder{level}")(x)
             skips.append(x)

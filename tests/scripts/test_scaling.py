@@ -1,10 +1,15 @@
-"""What `scripts/bench/scaling.py` counts and models, against hand counts."""
+"""What `scripts.bench.scaling` counts and models, against hand counts."""
+
+from pathlib import Path
 
 import pytest
 
 from jaxseg.config import default, use_rmi
+from jaxseg.files import read_json
 from scripts.bench import scaling
 from scripts.bench.scaling import all_reduces, compiled_step, modelled, small_config
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def test_all_reduces_of_a_program():
@@ -47,3 +52,11 @@ def test_modelled_by_hand():
     total_ms = row["compute_ms"] + 1.95
     assert row["efficiency"] == pytest.approx(row["compute_ms"] / total_ms)
     assert row["host_images_per_s"] == pytest.approx(8 * 1e3 / total_ms)
+
+
+def test_tables_of_the_committed_page_are_of_the_committed_numbers():
+    committed = (RESULTS / "scaling_cpu.md").read_text()
+    made = scaling.document(read_json(RESULTS / "scaling_cpu.json"))
+    tables = [[line for line in page.splitlines() if line.startswith("|")] for page in (committed, made)]
+    assert len(tables[0]) > 20
+    assert tables[0] == tables[1]

@@ -960,7 +960,8 @@ def table(results: list[dict]) -> str:
 def row(result: dict) -> str:
     """Its line of the table."""
     message = result["message"].removeprefix("error: ").replace("|", "\\|")
-    message = re.sub(r"(camvid-square36-)[0-9a-f]{8}", r"\1…", message)  # of the files' times
+    message = re.sub(r"(camvid-square36-|/d/)[0-9a-f]{8,32}", r"\1…", message)  # by times of files, by chance
+    message = re.sub(r"of \d+ files", "of … files", message)  # which Orbax makes more or fewer of
     message = message if len(message) < 400 else message[:400] + " …"
     return f"| {result['group']}: {result['name']} | {message} |"
 

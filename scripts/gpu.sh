@@ -9,9 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 python="${PYTHON:-.venv/bin/python}"
 out="${1:-results}"
 tests=( # whose numbers depend on the device
-  tests/test_models.py tests/test_deeplabv3.py tests/test_losses.py tests/test_rmi.py tests/test_mutual.py
-  tests/test_pooling.py tests/test_floor.py tests/test_metrics.py tests/test_step.py tests/test_train.py
-  tests/test_limits.py tests/test_infer.py tests/test_evaluate.py tests/test_export.py
+  tests/models tests/losses tests/test_ops.py tests/test_metrics.py tests/test_floor.py tests/training/test_step.py
+  tests/training/test_step_of_peers.py tests/training/test_loop.py tests/training/test_failures.py tests/inference
 )
 failed=()
 

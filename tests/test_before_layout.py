@@ -38,7 +38,7 @@ def test_it_is_loaded_and_predicts(run):
 
 def test_it_is_scored_the_same(run):
     before = json.loads((run / "evaluation-4.json").read_text())
-    done = run_command("jaxseg.evaluate", "--workdir=run", "--output=again.json")
+    done = run_command("jaxseg.evaluate", "--workdir=run", "--config.data.source_dir=", "--output=again.json")
     assert done.returncode == 0, done.stderr
     again = json.loads((run.parent / "again.json").read_text())
     assert again["peers"]["unet"]["confusion"] == before["peers"]["unet"]["confusion"]

@@ -33,7 +33,9 @@ def test_parameter_count(fields, count):
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
 
 
+@pytest.mark.slow
 def test_predictions_are_pytorchs(recorded):
+    """Slow: a ResNet-50, at the size that was recorded."""
     image = recorded["image_nchw"].transpose(0, 2, 3, 1)
     model, variables = DeepLabV3(21, auxiliary=True), deeplabv3_from_torch(recorded["weights"], auxiliary=True)
     apply = jax.jit(functools.partial(model.apply, mutable=["auxiliary"]))
@@ -46,12 +48,15 @@ def test_predictions_are_pytorchs(recorded):
     assert np.array_equal(jax.jit(DeepLabV3(21).apply)(without, image), logits)
 
 
+@pytest.mark.slow
 def test_a_training_pass_is_pytorchs(recorded):
     """Logits within 1e-3 of their deviation, the loss within 1e-5, gradient norms within 1e-2.
 
     The network with such weights is ill-conditioned: flipping the last bit of some pixels of the image moves single
     gradient norms by 0.5 to 1.3 %, all of them taken together by 1e-3 to 6e-3, and against the same pass in float64 the
     recorded float32 norms are off by 2.4e-3 together, 1.0e-2 singly (ours: 3.8e-3 and 0.9e-2).
+
+    Slow: compiles the backward pass of a ResNet-50.
     """
     image, label = recorded["image_nchw"].transpose(0, 2, 3, 1), recorded["labels"].astype(int)
     valid, variables = label != 255, deeplabv3_from_torch(recorded["weights"])

@@ -71,8 +71,12 @@ def test_back_to_pytorch_is_the_state_dict(state_dict, variables):
         }
 
 
+@pytest.mark.slow
 def test_back_to_pytorch_is_what_torchvision_recorded(recorded):
-    """All 370 names, shapes and values of torchvision's deeplabv3_resnet50."""
+    """All 370 names, shapes and values of torchvision's deeplabv3_resnet50.
+
+    Slow: draws the 42 million weights of a DeepLabV3.
+    """
     weights = recorded["weights"]
     made = deeplabv3_to_torch(deeplabv3_from_torch(weights, auxiliary=True))
     assert made.keys() == weights.keys()

@@ -44,8 +44,12 @@ def open_page(browser, path: Path, text: str) -> None:
     browser.get(path.as_uri())
 
 
+@pytest.mark.slow
 def test_sorting_and_filtering_in_a_browser(browser, first, second, tmp_path):
-    """FIRST and SECOND by hand; d has no IoU in the first run and stays last in any order."""
+    """FIRST and SECOND by hand; d has no IoU in the first run and stays last in any order.
+
+    Slow: starts a browser.
+    """
     open_page(browser, tmp_path / "page.html", page(first, second))
     assert shown(browser) == list("bacd")
     choose(browser, "order", "best first")
@@ -70,7 +74,9 @@ def test_sorting_and_filtering_in_a_browser(browser, first, second, tmp_path):
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.slow
 def test_enlarging_by_keyboard(browser, first, second, tmp_path):
+    """Slow: starts a browser."""
     open_page(browser, tmp_path / "page.html", page(first, second))
     title = browser.find_element("id", "large-title")
     browser.find_element("css selector", ".panels button").send_keys("\ue007")  # Enter
@@ -94,7 +100,9 @@ def test_enlarging_by_keyboard(browser, first, second, tmp_path):
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.slow
 def test_phone_and_dark_mode(browser, first, second, tmp_path):
+    """Slow: starts a browser."""
     names = [f"camvid-text-{model}-seed0" for model in ("unet", "rmi")]
     write_study(tmp_path / "results" / "p", {name: study_run(name, iou=0.5) for name in names})
     screen = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}

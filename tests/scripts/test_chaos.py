@@ -1,4 +1,4 @@
-"""Killed with SIGKILL and started again, a run ends bit for bit as if it had not been."""
+"""Killed with SIGKILL and started again, a run ends bit for bit the same; three kills of `scripts/checks/chaos.py`."""
 
 import random
 
@@ -10,7 +10,7 @@ from scripts.checks import chaos
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("plain", "checkpoint"), ("rmi", "evaluation"), ("mutual", "step")])
 def test_killed_and_started_again_it_ends_the_same(tmp_path, name, kind):
-    """Slow: three processes, each of which imports, compiles and trains."""
+    """Slow: three real runs, each killed, started again and compared with an undisturbed one."""
     result = chaos.compare(name, tmp_path, steps=20, kinds=[kind], rng=random.Random(0))
     assert result["differs"] == []
     assert result["steps"] == 20

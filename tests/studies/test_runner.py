@@ -48,9 +48,13 @@ def without_times(path: Path) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_the_same(plan, tmp_path, monkeypatch):
     """One study undisturbed, one killed with its training in the first run; a third call finds nothing left to do,
-    one with another plan is refused."""
+    one with another plan is refused.
+
+    Slow: two studies of two runs each, every run a process.
+    """
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = start(plan, tmp_path / "a")
     out, err = whole.communicate(timeout=600)

@@ -78,7 +78,9 @@ def undisturbed(camvid_dir, tmp_path_factory):
     return lines(folder / "train.jsonl"), lines(folder / "eval.jsonl")
 
 
+@pytest.mark.slow
 def test_hosts_train_as_one_go_down_and_go_on_together(camvid_dir, tmp_path, undisturbed):
+    """Slow: six processes that train, are killed and start again."""
     run, more = tmp_path / "run", ["--config.checkpoint.every_steps=2"]
     train, evaluated = undisturbed
 
@@ -118,8 +120,12 @@ def test_hosts_train_as_one_go_down_and_go_on_together(camvid_dir, tmp_path, und
     compare(found[: len(train)], train)
 
 
+@pytest.mark.slow
 def test_a_host_of_another_config_stops_all(camvid_dir, tmp_path):
-    """Each says which host has what; none waits for another that has left."""
+    """Each says which host has what; none waits for another that has left.
+
+    Slow: two processes that wait for each other.
+    """
     one = start(tmp_path / "run", camvid_dir, processes=2, devices=1, more=["--config.train.max_steps=2"])
     one[1][0].kill()
     one[1][0].wait()

@@ -44,8 +44,10 @@ def steps(request):
     return request.param, [(train.func, *train.args, peers, batch), (evaluate, peers, batch)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_steps_lower_for_accelerators(four_devices, steps, platform):
+    """Slow: traces all three models at the study's size, for two platforms."""
     name, functions = steps
     for place, (function, *arguments) in enumerate(functions):
         text, devices = program(function, platform, *arguments)

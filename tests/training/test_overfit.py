@@ -45,8 +45,12 @@ def test_scorings_become_rare(tiny):
     assert sorted(overfit.evaluation_steps(tiny)) == [1, 2, 3, 4, 6, 8, 11, 15, 20, 26, 30]
 
 
+@pytest.mark.slow
 def test_a_small_unet_learns_four_rendered_scenes(tmp_path):
-    """The real thing: rendered scenes, cross-entropy, Adam at 1e-2, 8 features, squares of 32 pixels."""
+    """The real thing: rendered scenes, cross-entropy, Adam at 1e-2, 8 features, squares of 32 pixels.
+
+    Slow: up to 600 steps.
+    """
     config = default()
     config.data.update({"name": "synthetic", "scenes": 12, "dir": str(tmp_path), "resize": "shorter_side"})
     config.data.update({"size_px": 64, "crop_px": 32, "threads": 2})

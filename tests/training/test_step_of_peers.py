@@ -71,8 +71,12 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 def test_at_weight_0_each_trains_as_alone_bit_for_bit():
-    """The study's two networks, dropout and auxiliary head included; the divergence is still measured."""
+    """The study's two networks, dropout and auxiliary head included; the divergence is still measured.
+
+    Slow: compiles the study's two networks together, and each alone.
+    """
     start, batches = some_peers(*PAIR, **REAL), [random_batch(seed, classes=CLASSES) for seed in range(3)]
     step, together = single_device_step(losses=losses_of(*PAIR, weight=0.0)), start
     for batch in batches:

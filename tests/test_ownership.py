@@ -61,9 +61,14 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "x.json"
     path.write_text(MINE)
     (tmp_path / "x.json.part").write_text(MINE)
-    with pytest.raises(KeyError), atomic_write(path) as part:
-        part.write_text("half")
-        raise KeyError
+
+    def fail():
+        with atomic_write(path) as part:
+            part.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.json", "x.json.part"]
     assert {p.read_text() for p in tmp_path.iterdir()} == {MINE}
 

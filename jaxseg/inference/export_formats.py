@@ -100,7 +100,7 @@ def read_stablehlo(export: Export, path: Path) -> PredictFn:
 def write_onnx(export: Export, path: Path) -> None:
     """By jax2onnx, any batch at the one size `size_px`. Raises InputError where it is not installed."""
     jax2onnx = import_onnx("jax2onnx")
-    inputs = [("b", *export.size_px, 3)]  # jax2onnx 0.17 cannot follow symbols like 16*h
+    inputs = [("b", *export.size_px, 3)]  # type: ignore[misc]  # jax2onnx 0.17 cannot follow symbols like 16*h
     with silence():
         model = jax2onnx.to_onnx(
             inference_fn(export.model, export.variables), inputs, input_names=["image"], output_names=["logits"]

@@ -184,9 +184,9 @@ def restore_newest(
         except InputError as error:
             damaged.append((step, error))
             continue
-        for newer, error in damaged:
-            kept = distributed.run_on_primary(lambda newer=newer: _move(Path(manager.directory) / str(newer), aside))
-            say(f"{error} It is kept as {kept}; the one before it, of step {step}, is used.")
+        for newer, why in damaged:
+            kept = distributed.run_on_primary(lambda newer=newer: _move(Path(manager.directory) / str(newer), aside))  # type: ignore[misc]
+            say(f"{why} It is kept as {kept}; the one before it, of step {step}, is used.")
         if damaged:
             manager.reload()
         return step, peers

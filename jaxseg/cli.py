@@ -94,7 +94,7 @@ def guarded(command: Callable[..., int | None], *arguments: list[str], ends_proc
     """Calls it; the status of what it returned or raised."""
     try:
         return command(*arguments) or 0
-    except tuple(ENDINGS) as error:
+    except tuple(ENDINGS) as error:  # type: ignore[misc]
         word, at_once = next(ending for kind, ending in ENDINGS.items() if isinstance(error, kind))
         status = say(f"{word}: {error}", error.status)
         if at_once and ends_process:

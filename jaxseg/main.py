@@ -38,22 +38,23 @@ def define_flags() -> None:
     flags.DEFINE_integer("process", None, "Which one this is, from 0, likewise.", lower_bound=0)
 
 
-def execute() -> int | None:
+def execute() -> int:
     if flags.FLAGS["config"].value is None:
         raise InputError(f"--config=FILE is needed.\n{__doc__}")
     config = flags.FLAGS.config
     validate(config)
     join_others()
-    workdir = Path(flags.FLAGS.workdir or default_workdir(flags.FLAGS["config"].config_filename))
+    workdir = Path(flags.FLAGS.workdir or default_workdir(flags.FLAGS["config"].config_filename))  # type: ignore[attr-defined]
     if flags.FLAGS.mode != "train":
         return try_out(config, workdir, flags.FLAGS.mode)
     results = train_and_evaluate(config, workdir)
     if not distributed.is_primary_host():
-        return
+        return 0
     print_results(results)
     print(f"figure:  {workdir / 'predictions.png'}")
     print(f"results: {workdir / 'results.json'}")
     print(next_step(config, workdir))
+    return 0
 
 
 def try_out(config, workdir: Path, mode: str) -> int:

@@ -9,7 +9,7 @@ is consecutive: laid side by side the shares are the global batch, in its order.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -208,9 +208,9 @@ def to_iterator(dataset: grain.MapDataset, *, workers: int, threads: int) -> gra
     return iter(iterable)
 
 
-def closing_iterator(batches: Iterator) -> Iterator:
+def closing_iterator(batches: Iterator) -> Generator:
     """Passes batches on and closes a grain iterator at the end, also on an error."""
     try:
         yield from batches
     finally:
-        batches.close()
+        batches.close()  # type: ignore[attr-defined]  # of grain's

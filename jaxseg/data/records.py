@@ -141,7 +141,7 @@ class Records(Sequence):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, number: int) -> dict:
+    def __getitem__(self, number: int) -> dict:  # type: ignore[override]  # no slices
         number = range(len(self))[number]  # IndexError beyond the end
         try:
             return self.source[number]

@@ -100,11 +100,17 @@ def read_stablehlo(export: Export, path: Path) -> PredictFn:
 def write_onnx(export: Export, path: Path) -> None:
     """By jax2onnx, any batch at the one size `size_px`. Raises InputError where it is not installed."""
     jax2onnx = import_onnx("jax2onnx")
-    inputs = [("b", *export.size_px, 3)]  # jax2onnx 0.17 cannot follow symbols like 16*h
-    with silence():
-        model = jax2onnx.to_onnx(
-            inference_fn(export.model, export.variables), inputs, input_names=["image"], output_names=["logits"]
-        )
+    inputs = [("b", *export.size_px, 3)]  # type: ignore[misc]  # jax2onnx 0.17 cannot follow symbols like 16*h
+    program = inference_fn(export.model, export.variables)
+    try:
+        with silence():
+            model = jax2onnx.to_onnx(program, inputs, input_names=["image"], output_names=["logits"])
+    except Exception as error:  # whatever it meets in a program of another JAX than its own
+        raise InputError(
+            f"--format=onnx: jax2onnx {metadata.version('jax2onnx')} cannot follow this network's program in jax"
+            f" {jax.__version__} ({type(error).__name__}: {str(error)[:200]}). pip install 'jaxseg[onnx]' in an environment of"
+            " its own brings releases that fit each other."
+        ) from error
     model.metadata_props.add(key="jaxseg", value=json.dumps(export.about))
     path.write_bytes(model.SerializeToString())
 

@@ -173,7 +173,7 @@ def predict_scores(
     as_logits = not probabilities and len(options.passes) == 1
     at_once = 1 if options.window_px else round_up_to_devices(options.batch)
     for chunk in itertools.batched(images, at_once):
-        total = [np.float32(0)] * len(chunk)
+        total: list[Any] = [np.float32(0)] * len(chunk)
         for scale, mirrored in options.passes:
             inputs = [resized_input(predictor, image, options.resize, scale, mirrored) for image in chunk]
             for i, logits in enumerate(pass_logits(predictor, inputs, options)):

@@ -185,9 +185,9 @@ def restore_newest(
         except InputError as error:
             damaged.append((step, error))
             continue
-        for newer, error in damaged:
+        for newer, why in damaged:
             kept = distributed.run_on_primary(functools.partial(_move, Path(manager.directory) / str(newer), aside))
-            say(f"{error} It is kept as {kept}; the one before it, of step {step}, is used.")
+            say(f"{why} It is kept as {kept}; the one before it, of step {step}, is used.")
         if damaged:
             manager.reload()
         return step, peers

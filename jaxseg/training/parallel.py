@@ -6,7 +6,7 @@ one device with the axis name `AXIS`; to move from pmap to another way of going 
 
 import collections
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -68,7 +68,7 @@ def gather(x: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(piece.data)[0] for piece in x.addressable_shards])
 
 
-def shard_ahead(batches: Iterable, *, ahead: int = 2) -> Iterator[dict[str, jax.Array]]:
+def shard_ahead(batches: Iterable, *, ahead: int = 2) -> Generator[dict[str, jax.Array]]:
     """Sharded batches, `ahead` of them already on their way to the devices."""
     waiting = collections.deque()
     for batch in batches:

@@ -80,8 +80,8 @@ def load_runs(words: Sequence[str]) -> list[Run]:
     """The runs in the order given. Raises InputError naming the file or word that does not fit."""
     runs = {}
     for word in words:
-        name, equals, folder = word.partition("=")
-        folder = Path(folder if equals else word)
+        name, equals, place = word.partition("=")
+        folder = Path(place if equals else word)
         name = name if equals else folder.resolve().name
         if name in runs:
             raise InputError(f"{word}: {runs[name].folder} is called {name!r} too; give NAME=RUN.")

@@ -65,7 +65,7 @@ def test_a_training_pass_is_pytorchs(recorded):
     def loss(params):
         inputs = {"params": params, "batch_stats": variables["batch_stats"]}
         logits, _ = model.apply(inputs, image, train=True, mutable=["batch_stats"])
-        return cross_entropy(logits, label, valid).sum() / valid.sum(), logits
+        return cross_entropy(logits, label, valid).sum() / np.float32(valid.sum()), logits
 
     (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
     expected = recorded["train_logits_no_dropout_nchw"].transpose(0, 2, 3, 1)
@@ -163,8 +163,9 @@ def products(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             yield equation.params["precision"], equation.invars[0].aval.dtype
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from products(inner)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from products(getattr(inner, "jaxpr", inner))
 
 
 def test_bfloat16_computes_low_and_keeps_float32():
@@ -177,10 +178,13 @@ def test_bfloat16_computes_low_and_keeps_float32():
         )
 
     assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(apply, variables, image))} == {jnp.dtype("float32")}
-    found = list(products(jax.make_jaxpr(apply)(variables, image).jaxpr))
-    full = [dtype for precision, dtype in found if precision == (lax.Precision.HIGHEST, lax.Precision.HIGHEST)]
-    assert full == ["float32"] * 4  # rows and columns, of the upsampling of each of the two heads
-    assert {dtype for precision, dtype in found if precision is None} == {"bfloat16"}
+    with jax.default_matmul_precision("default"):  # as outside the tests
+        found = list(products(jax.make_jaxpr(apply)(variables, image).jaxpr))
+    is_full = [precision == (lax.Precision.HIGHEST, lax.Precision.HIGHEST) for precision, _ in found]
+    assert [dtype for (_, dtype), full in zip(found, is_full, strict=True) if full] == [
+        "float32"
+    ] * 4  # two heads, two axes
+    assert {dtype for (_, dtype), full in zip(found, is_full, strict=True) if not full} == {jnp.dtype("bfloat16")}
     assert len(found) > 24
 
 

@@ -16,9 +16,14 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 Length = Any  # of an image's side: int, or in an exported program the symbol of one, which is of a private type of JAX
 
 
+def float32_or_float64(dtype: jnp.dtype) -> jnp.dtype:
+    """What to compute in: float32, or float64 where that is given, to compare with float64 oracles."""
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
 def promote_to_float32(x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """float32, or float64 as it is: to compare with float64 oracles."""
-    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.asarray(x, float32_or_float64(x.dtype))
 
 
 def valid_pixels(label: Integer[ArrayLike, "*n"], num_classes: int) -> Bool[Array, "*n"]:
@@ -51,7 +56,7 @@ def max_pool(x: Float[ArrayLike, "b h w c"], size: int, padding: int = 0) -> Flo
     return functools.reduce(jnp.maximum, window_views(x, size, padding=padding, fill=-jnp.inf))
 
 
-def window_views(x: ArrayLike, size: int, *, padding: int, fill: float) -> list[Array]:
+def window_views(x: ArrayLike, size: int, *, padding: int, fill: int | float) -> list[Array]:
     """The size² views [b, h', w', ...] of x that hold, for every window, its first element, its second, ..."""
     x = pad_to_windows(jnp.asarray(x), size, padding=padding, fill=fill)
     b, h, w, *rest = x.shape
@@ -59,7 +64,7 @@ def window_views(x: ArrayLike, size: int, *, padding: int, fill: float) -> list[
     return [x[:, :, row, :, column] for row in range(size) for column in range(size)]
 
 
-def pad_to_windows(x: Array, size: int, *, padding: int, fill: float) -> Array:
+def pad_to_windows(x: Array, size: int, *, padding: int, fill: int | float) -> Array:
     """x [b, h, w, ...] with `padding` rows and columns of `fill` around, cut to whole windows."""
     windows = [(length + 2 * padding) // size for length in x.shape[1:3]]
     sides = [(padding, n * size - length - padding, 0) for n, length in zip(windows, x.shape[1:3], strict=True)]

@@ -29,6 +29,8 @@ from tests.runs import save_untrained
 
 # GPUs multiply float32 in TF32 unless told otherwise: recorded float32 results need float32.
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_numpy_rank_promotion", "raise")  # a rank that grows by itself is an error
+STRICT = ("tests/losses", "tests/models", "tests/test_metrics.py", "tests/test_ops.py")
 SHARED = ROOT.parent / "shared"
 
 
@@ -46,6 +48,15 @@ def compiled_programs_are_dropped(compiled_once):
     yield
     compiled_once.forget()
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def strict_dtypes(request):
+    """Where losses, metrics and networks are computed, a dtype that changes by itself is an error; in optimizers it is
+    not: optax divides float32 by powers of an int32 count."""
+    strict = request.path.relative_to(ROOT).as_posix().startswith(STRICT)
+    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from jaxseg.config import choices_of
-from jaxseg.ops import valid_pixels
+from jaxseg.ops import promote_to_float32, valid_pixels
 
 FORMS = choices_of("mutual.form")
 PIXELS = choices_of("mutual.pixels")
@@ -62,7 +62,7 @@ def mutual_kl(
         )
     mask = valid_pixels(label, logits.shape[-1]) if pixels == "valid" else jnp.ones(label.shape, bool)
     total = divergence(logits, peer_logits, mask, form=form, temperature=temperature).sum()
-    return total / jnp.maximum(mask.sum(), 1)
+    return total / jnp.maximum(mask.sum(dtype=total.dtype), 1)
 
 
 def divergence(
@@ -88,9 +88,8 @@ def divergence(
     Returns:
       Nats per pixel.
     """
-    wide = jnp.promote_types(jnp.result_type(logits, peer_logits), jnp.float32)
-    logits = logits.astype(wide)
-    peer_logits = lax.stop_gradient(peer_logits.astype(wide))
+    logits = promote_to_float32(logits)
+    peer_logits = lax.stop_gradient(promote_to_float32(peer_logits))
     if form == "released":
         positive = peer_logits > 0
         log_z = jnp.log(jnp.where(positive, peer_logits, 1))

@@ -147,8 +147,8 @@ def region_terms(
     check_arguments(logits, label, radius=radius, pool=pool, pool_size=pool_size)
     truth, prob = pooled_maps(logits, label, valid, pool=pool, pool_size=pool_size, clip=pixel == "softmax")
     bounds = rmi_of_maps(truth, prob, radius)  # [b c]
-    present = ((label[..., None] == jnp.arange(bounds.shape[1])) & valid[..., None]).any((1, 2))  # [b c]
-    mean_present = jnp.where(present, bounds, 0).sum(1) / jnp.maximum(present.sum(1), 1)
+    present = (jax.nn.one_hot(label, bounds.shape[1], dtype=bool) & valid[..., None]).any((1, 2))  # [b c]
+    mean_present = jnp.where(present, bounds, 0).sum(1) / jnp.maximum(present.sum(1, dtype=bounds.dtype), 1)
     return {"rmi": bounds.sum(1).mean(), "rmi_present": lax.stop_gradient(mean_present.mean())}
 
 

@@ -65,14 +65,14 @@ def pooled_maps(
 
 def _unpooled(logits, label, valid, size, clip):
     del size
-    truth = (label[..., None] == jnp.arange(logits.shape[-1])) & valid[..., None]
+    truth = jax.nn.one_hot(label, logits.shape[-1], dtype=bool) & valid[..., None]
     return truth, _at_least(jnp.where(valid[..., None], jax.nn.sigmoid(logits), 0), clip)
 
 
 def _max_pooled(logits, label, valid, size, clip):
-    classes = jnp.arange(logits.shape[-1])
+    classes = logits.shape[-1]
     class_or_none = window_views(jnp.where(valid, label.astype(jnp.int32), -1), size, padding=size // 2, fill=-1)
-    truth = functools.reduce(jnp.logical_or, [view[..., None] == classes for view in class_or_none])
+    truth = functools.reduce(jnp.logical_or, [jax.nn.one_hot(view, classes, dtype=bool) for view in class_or_none])
     # The sigmoid rises, so it may follow the maximum: there are size² times fewer values then.
     logits = max_pool(jnp.where(valid[..., None], logits, -jnp.inf), size, size // 2)
     return truth, _at_least(jax.nn.sigmoid(logits), clip)

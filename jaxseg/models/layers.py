@@ -12,7 +12,7 @@ from flax.typing import Dtype
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxseg.ops import Length, promote_to_float32
+from jaxseg.ops import Length, float32_or_float64, promote_to_float32
 
 # PyTorch initialises a convolution by kaiming_uniform_(a=sqrt(5)): uniform in ±sqrt(1/fan_in), which has variance
 # 1/(3 fan_in).
@@ -57,7 +57,12 @@ class BatchNorm(nn.Module):
         # x - mean first: folding the mean into the bias cancels where |mean| is large against the deviation. And
         # division by the square root, because lax.rsqrt is approximate on some platforms.
         gain = scale / jnp.sqrt(var + self.epsilon)
-        return ((promote_to_float32(x) - mean) * gain + bias).astype(self.dtype)
+        return ((promote_to_float32(x) - per_channel(mean)) * per_channel(gain) + per_channel(bias)).astype(self.dtype)
+
+
+def per_channel(x: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:
+    """To be broadcast over [b, h, w, c]."""
+    return x[None, None, None]
 
 
 def batch_moments(x: Float[ArrayLike, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:
@@ -70,7 +75,7 @@ def batch_moments(x: Float[ArrayLike, "b h w c"], axis_name: str | None) -> tupl
     mean = x.mean((0, 1, 2))
     if axis_name is not None:
         mean, n = lax.pmean(mean, axis_name), n * lax.axis_size(axis_name)
-    var = jnp.square(x - mean).mean((0, 1, 2))
+    var = jnp.square(x - per_channel(mean)).mean((0, 1, 2))
     if axis_name is not None:
         var = lax.pmean(var, axis_name)
     return mean, var, n
@@ -137,7 +142,7 @@ def share_of_taps_met(hw: tuple[Length, Length], reach: list[int]) -> float:
 def convolve_by_taps(x: Float[ArrayLike, "b h w c"], kernel: Float[ArrayLike, "k k c d"], *, reach: list[int]) -> Array:
     """y[i, j] = sum over taps (k, l) of x[i + reach[k], j + reach[l]] @ kernel[k, l], x being 0 outside the image."""
     b, h, w, _ = x.shape
-    wide = jnp.promote_types(x.dtype, jnp.float32)  # of the sum, as within a convolution
+    wide = float32_or_float64(x.dtype)  # of the sum, as within a convolution
     y = jnp.zeros((b, h, w, kernel.shape[-1]), wide)
     for row, dy in enumerate(reach):
         for column, dx in enumerate(reach):
@@ -166,7 +171,7 @@ class ConvTranspose2x2(nn.Module):
         bias = self.param("bias", bias_init(fan_in), (self.features,))
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
         matrix = kernel.transpose(2, 0, 1, 3).reshape(c, -1)  # [c, 2*2*d]
-        y = (x.reshape(-1, c) @ matrix).reshape(b, h, w, 2, 2, self.features) + bias
+        y = (x.reshape(-1, c) @ matrix).reshape(b, h, w, 2, 2, self.features) + bias[(None,) * 5]
         return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, self.features)
 
 
@@ -183,7 +188,7 @@ def normalize(image: Float[ArrayLike, "b h w 3"], mean: tuple, std: tuple) -> Fl
     """(image - mean) / std per channel, in float32."""
     if not any(mean) and all(value == 1 for value in std):
         return jnp.asarray(image)
-    return (promote_to_float32(image) - jnp.asarray(mean)) / jnp.asarray(std)
+    return (promote_to_float32(image) - per_channel(jnp.asarray(mean))) / per_channel(jnp.asarray(std))
 
 
 def apply_block(

@@ -34,7 +34,7 @@ def test_divergence_is_pytorchs(golden, case, pixels, form, own, other):
     valid = label != 255
 
     def loss(logits):
-        entropy = cross_entropy(logits, label, valid).sum() / valid.sum()
+        entropy = cross_entropy(logits, label, valid).sum() / np.float32(valid.sum())
         kl = mutual_kl(logits, peer_logits, label, pixels=pixels, form=form)
         return entropy + kl, (entropy, kl)
 

@@ -65,7 +65,7 @@ def test_a_training_pass_is_pytorchs(recorded):
     def loss(params):
         inputs = {"params": params, "batch_stats": variables["batch_stats"]}
         logits, _ = model.apply(inputs, image, train=True, mutable=["batch_stats"])
-        return cross_entropy(logits, label, valid).sum() / valid.sum(), logits
+        return cross_entropy(logits, label, valid).sum() / np.float32(valid.sum()), logits
 
     (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
     expected = recorded["train_logits_no_dropout_nchw"].transpose(0, 2, 3, 1)

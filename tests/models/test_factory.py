@@ -20,5 +20,7 @@ def test_normalisation_is_of_the_model():
         config.model.normalize = "none"
         plain = make_model(config.model, num_classes=3, axis_name=None)
         variables = jax.jit(plain.init)(jax.random.key(0), image)
-        expected = jax.jit(plain.apply)(variables, (image - jnp.array(mean)) / jnp.array(std))
+        expected = jax.jit(plain.apply)(
+            variables, (np.asarray(image) - np.array(mean, np.float32)) / np.array(std, np.float32)
+        )
         np.testing.assert_allclose(jax.jit(model.apply)(variables, image), expected, rtol=1e-4, atol=1e-5)

@@ -48,7 +48,7 @@ def test_transposed_convolution_against_lax():
     expected = lax.conv_general_dilated(
         x, flipped, (1, 1), ((1, 1), (1, 1)), lhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    np.testing.assert_allclose(layer.apply(variables, x), expected + bias, atol=1e-5)
+    np.testing.assert_allclose(layer.apply(variables, x), np.asarray(expected) + np.asarray(bias), atol=1e-5)
 
 
 @pytest.mark.parametrize(

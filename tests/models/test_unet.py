@@ -38,7 +38,7 @@ def test_unet_is_pytorchs(golden, name):
     def loss(params):
         inputs = {"params": params, "batch_stats": variables["batch_stats"]}
         logits, updated = model.apply(inputs, image, train=True, mutable=["batch_stats"])
-        return cross_entropy(logits, label, valid).sum() / valid.sum(), (logits, updated["batch_stats"])
+        return cross_entropy(logits, label, valid).sum() / np.float32(valid.sum()), (logits, updated["batch_stats"])
 
     (value, (logits, stats)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
     expected = recorded["train_logits_nchw"].transpose(0, 2, 3, 1)

@@ -8,4 +8,4 @@ setup "dev"
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
 if [[ "${1:-}" = --all ]]; then shift; else set -- -m "not slow" "$@"; fi
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -n 2 "$@"

@@ -186,10 +186,10 @@ def test_checks_leave_out_what_takes_long_unless_asked(machine):
         assert machine.run(ROOT / "scripts/test.sh", *words, JAXSEG_VENV=str(venv)).returncode == 0
         return machine.log.read_text().splitlines()
 
-    style = ["-m ruff check .", "-m ruff format --check ."]
-    assert called() == [*style, "-m pytest -m not slow"]
-    assert called("-x", "tests/test_step.py") == [*style, "-m pytest -m not slow -x tests/test_step.py"]
-    assert called("--all", "-x") == [*style, "-m pytest -x"]
+    style = ["-m ruff check .", "-m ruff format --check .", "-m mypy"]
+    assert called() == [*style, "-m pytest -n 2 -m not slow"]
+    assert called("-x", "tests/test_step.py") == [*style, "-m pytest -n 2 -m not slow -x tests/test_step.py"]
+    assert called("--all", "-x") == [*style, "-m pytest -n 2 -x"]
 
 
 MENTIONS = [

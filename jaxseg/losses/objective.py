@@ -67,7 +67,7 @@ def pixel_and_rmi_loss(
     logits = promote_to_float32(jnp.asarray(logits))
     label = jnp.asarray(label)
     valid = valid_pixels(label, logits.shape[-1])
-    pixels = valid.sum().astype(jnp.float32)
+    pixels = valid.sum(dtype=logits.dtype)
     rmi_term = region_terms(logits, label, valid, pixel=pixel, radius=radius, pool=pool, pool_size=pool_size)["rmi"]
     pixel_term = pixel_loss(logits, label, valid, kind=pixel, pixels=pixels, num_parts=1)
     loss = combine_terms(pixel_term, rmi_term, weight=weight, combine=combine)

@@ -60,9 +60,9 @@ class BatchNorm(nn.Module):
         return ((promote_to_float32(x) - per_channel(mean)) * per_channel(gain) + per_channel(bias)).astype(self.dtype)
 
 
-def per_channel(x: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:
+def per_channel(x: Float[ArrayLike, " c"]) -> Float[Array, "1 1 1 c"]:
     """To be broadcast over [b, h, w, c]."""
-    return x[None, None, None]
+    return jnp.asarray(x)[None, None, None]
 
 
 def batch_moments(x: Float[ArrayLike, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:

@@ -54,7 +54,7 @@ def tilted(image):
     """Depends on where in the picture a pixel is: 1 at the left edge of what the network sees, falling to the right."""
     w = image.shape[2]
     ramp = 1 - jnp.arange(w) / w
-    return plain(image) * ramp[:, None]
+    return plain(image) * ramp[None, None, :, None]
 
 
 @pytest.mark.parametrize("hw", [(32, 32), (37, 50), (5, 70)])

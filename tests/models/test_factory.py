@@ -15,7 +15,9 @@ def test_normalisation_is_of_the_model():
     assert (mean, std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     config = default()
     for network in ("unet", "deeplabv3"):
-        config.model.update({"name": network, "normalize": "imagenet", "stem_features": 4, "features": 4})
+        config.model.update(
+            {"name": network, "normalize": "imagenet", "backbone": "resnet14", "stem_features": 4, "features": 4}
+        )
         model = make_model(config.model, num_classes=3, axis_name=None)
         config.model.normalize = "none"
         plain = make_model(config.model, num_classes=3, axis_name=None)

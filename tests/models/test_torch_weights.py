@@ -17,7 +17,7 @@ from jaxseg.models.weights_io import read_state_dict, write_state_dict
 
 @pytest.fixture(scope="module")
 def variables():
-    return jax.device_get(UNet(3, 4).init(jax.random.key(1), jnp.zeros((1, 16, 16, 3))))
+    return jax.device_get(jax.jit(UNet(3, 4).init)(jax.random.key(1), jnp.zeros((1, 16, 16, 3))))
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_own_names(variables, tmp_path):
 
 
 def test_own_names_in_parts_and_their_mistakes(variables):
-    other = jax.device_get(UNet(5, 4).init(jax.random.key(2), jnp.zeros((1, 16, 16, 3))))
+    other = jax.device_get(jax.jit(UNet(5, 4).init)(jax.random.key(2), jnp.zeros((1, 16, 16, 3))))
     arrays = flatten(variables)
     found = load_own_names(arrays, target=other, parts="all_but_head")[0]
     assert equal(found["params"]["head"], other["params"]["head"])

@@ -72,7 +72,7 @@ def test_size_that_does_not_halve_four_times_is_refused():
 
 def test_bfloat16_computes_low_and_keeps_float32():
     model, image = UNet(5, 4, dtype=jnp.bfloat16), jnp.ones((2, 32, 32, 3)) * 0.3
-    variables = model.init(jax.random.key(0), image)
+    variables = jax.jit(model.init)(jax.random.key(0), image)
     logits, updated = model.apply(variables, image, train=True, mutable=["batch_stats"])
     assert {x.dtype for x in jax.tree.leaves((variables, logits, updated))} == {jnp.dtype("float32")}
     text = str(jax.make_jaxpr(lambda v: model.apply(v, image))(variables))
@@ -85,7 +85,7 @@ def test_bfloat16_computes_low_and_keeps_float32():
 
 def test_initial_weights_have_pytorchs_spread():
     """Conv2d: uniform in ±1/sqrt(fan_in); ConvTranspose2d takes 4 * out as fan_in."""
-    params = UNet(21, 32).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    params = jax.jit(UNet(21, 32).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     for kernel, fan_in in (
         (params["encoder2"]["conv2"]["kernel"], 9 * 64),
         (params["upconv3"]["kernel"], 4 * 128),

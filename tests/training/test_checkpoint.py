@@ -15,7 +15,7 @@ from jaxseg.training.state import create_peer
 
 def peers(seed=0, classes=3, name="unet"):
     model = UNet(classes, 2)
-    variables = model.init(jax.random.key(seed), jnp.zeros((1, 16, 16, 3)))
+    variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 16, 16, 3)))
     peer = create_peer(model, optax.adam(1e-3), variables).replace(step=jnp.asarray(7 + seed))
     return {name: jax.tree.map(np.asarray, peer)}
 

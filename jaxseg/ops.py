@@ -136,7 +136,7 @@ def half_pixel_weights(n: Length, m: Length, dtype: Any) -> np.ndarray | Array:
     """
     xp = np if isinstance(n, int) and isinstance(m, int) else jnp
     at = xp.clip((2 * xp.arange(m) + 1) * n - m, 0, 2 * m * (n - 1))
-    return xp.maximum(0, 1 - xp.abs(at[:, None] - 2 * m * xp.arange(n)) / (2 * m)).astype(dtype)
+    return xp.maximum(0, 1 - xp.abs(at[:, None] - 2 * m * xp.arange(n)[None]) / (2 * m)).astype(dtype)
 
 
 def align_corners_weights(n: int, m: int, dtype: Any) -> np.ndarray:

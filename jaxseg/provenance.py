@@ -47,7 +47,9 @@ def command() -> str:
     program, *words = sys.argv
     if not program.startswith(PROGRAMS):  # `python -m MODULE`, or `python FILE`
         spec = getattr(sys.modules["__main__"], "__spec__", None)
-        program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else shlex.join(["python", program])
+        program = (
+            f"python -m {spec.name.removesuffix('.__main__')}" if spec else shlex.join(["python", Path(program).name])
+        )
     return " ".join([program, *map(shlex.quote, words)])
 
 

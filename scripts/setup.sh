@@ -61,7 +61,7 @@ setup() {
       fi
       rm -rf "$venv"
       "$base" -m venv "$venv"
-      touch "$stamp"
+      : >"$stamp"
     fi
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}"
     echo "$want [$extras]" >"$stamp"

@@ -201,7 +201,7 @@ def test_the_tutorial_leaves_what_it_says(tutorial):
     assert len(scores["images"]) == 2  # a sixth of 12 scenes
     assert "</html>" in (tutorial / "runs/demo/report.html").read_text()
     sizes = {}
-    for path in sorted((tutorial / "predicted/masks").iterdir()):
+    for path in sorted((tutorial / "predicted/masks").glob("*.png")):
         with Image.open(path) as mask:
             sizes[path.stem.split("_")[-1]] = "x".join(map(str, mask.size))
     assert sizes == {size: size for size in ("160x320", "256x128", "300x300", "512x256")}

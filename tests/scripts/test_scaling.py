@@ -1,15 +1,14 @@
 """What `scripts.bench.scaling` counts and models, against hand counts."""
 
-from pathlib import Path
-
 import pytest
 
 from jaxseg.config import default, use_rmi
 from jaxseg.files import read_json
 from scripts.bench import scaling
 from scripts.bench.scaling import all_reduces, compiled_step, modelled, small_config
+from tests import ROOT
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = ROOT / "results"
 
 
 def test_all_reduces_of_a_program():

@@ -196,7 +196,7 @@ def test_a_call_and_a_module_are_recorded_as_typed(monkeypatch):
     recorded = []
     assert cli.run(lambda: recorded.append(provenance.command()), [], usage="") == 0
     assert recorded == [f"python -m {__name__}"]
-    for spec, written in (("jaxseg.main", "python -m jaxseg.main --x"), (None, "python scripts/x.py --x")):
+    for spec, written in (("jaxseg.main", "python -m jaxseg.main --x"), (None, "python x.py --x")):
         fake = types.SimpleNamespace(__spec__=spec and types.SimpleNamespace(name=spec))
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "__main__", fake)

@@ -196,12 +196,13 @@ def test_same_bytes_and_no_needless_ones(first, second):
 
 
 def test_without_evaluation_or_logs(tmp_path):
-    """results.json, as training writes it, has no images and fewer scores."""
+    """results.json, as training writes it, has no images, and a score of every metric of whole data sets."""
     folder = tmp_path / "demo"
     shutil.copytree(ROOT / "results" / "demo", folder)
     text = page(folder)
     check_document(text)
-    assert [row[0] for row in table_rows(text, "Scores")] == ["", "mean IoU", "accuracy"]
+    scores = ["", "mean IoU", "accuracy", "mean accuracy", "frequency-weighted IoU"]
+    assert [row[0] for row in table_rows(text, "Scores")] == scores
     assert f"<code>python -m jaxseg.evaluate --workdir={folder}</code>" in text
     assert "no curves" in text
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxseg.errors import InputError, did_you_mean
-from jaxseg.labels import LABELS
+from jaxseg.labels import LABELS, OWN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Field:
       choices: the values it may have, each with its meaning; {}: any value of the type.
       at_least: the least number.
       at_most: the largest. Where `doc` names no limit, it is far above what is of use, and catches slips of a digit.
-      needs: a field and its value, without which this one has no effect and keeps its default.
+      needs: a field and its value, or its values, without which this one has no effect and keeps its default.
       unit: of the number.
       source: where the default is from: the study's text ("study"), its authors' longer report ("report"), the code
         released with it ("code"), or other work by name.
@@ -40,7 +40,7 @@ class Field:
     choices: dict[int | str, str] = dataclasses.field(default_factory=dict)
     at_least: float | None = None
     at_most: float | None = None
-    needs: tuple[str, bool | str] | None = None
+    needs: tuple[str, bool | str | tuple[str, ...]] | None = None
     unit: str = ""
     source: str = ""
 
@@ -54,7 +54,8 @@ class Field:
             most = "or more" if self.at_most is None else f"to {self.at_most:,}"
             parts.append(f"{self.at_least:g} {most}.")
         if self.needs:
-            parts.append("Only with {}={}.".format(*self.needs))
+            name, wanted = self.needs
+            parts.append(f"Only with {name}={' or '.join(wanted) if isinstance(wanted, tuple) else wanted}.")
         return " ".join(parts)
 
     def written_default(self) -> str:
@@ -70,6 +71,8 @@ UNET = ("model.name", "unet")
 DEEPLABV3 = ("model.name", "deeplabv3")
 RMI = ("loss.name", "pixel_and_rmi")
 VOC2012 = ("data.name", "voc2012")
+PUBLIC_ARCHIVE = ("data.name", ("voc2012", "ade20k"))
+UNSPLIT = ("data.name", (OWN, "camvid32"))
 
 SOURCES = "Sources: study, its text; report, its authors' longer one; code, what was released with it."
 
@@ -81,10 +84,14 @@ SECTIONS = {
         "peer": Field("unet", "Name of the reported network in logs, checkpoints and results."),
     }),
     "data": ("images and labels, and how they are read", {
-        "name": Field("cityscapes", "The data set.", choices=dict.fromkeys(LABELS, ""), source="study"),
-        "source_dir": Field("", 'Raw data: a folder, or the official archives in it. "": what was prepared before in data.dir.'),
+        "name": Field("cityscapes", "The data set.", source="study", choices=dict.fromkeys(LABELS, "") | {
+            OWN: "of your own: pairs of images and masks, classes.toml"}),
+        "source_dir": Field("", 'Raw data: a folder, or the official archives in it. "": what was prepared before in data.dir;'
+                            " of cityscapes, what the environment variable CITYSCAPES_DATASET names."),
+        "val_fraction": Field(0.2, "Of the images, held back for validation where the folder has no such split; by a hash of"
+                              " their names.", at_least=0.0, at_most=0.9, needs=UNSPLIT),
         "dir": Field("~/.cache/jaxseg", "Prepared records and downloads go here."),
-        "download": Field(False, "Fetch the official archive (2.0 GB) into data.dir.", needs=VOC2012),
+        "download": Field(False, "Fetch the official archive (2.0 GB; ADE20K 0.9 GB) into data.dir.", needs=PUBLIC_ARCHIVE),
         "trainaug": Field(False, "Train on ImageSets/Segmentation/trainaug.txt and SegmentationClassAug/.", needs=VOC2012),
         "scenes": Field(480, "Of synthetic: rendered scenes, the last sixth for validation; numbered in six digits.",
                         at_least=6, at_most=1_000_000),

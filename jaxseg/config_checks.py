@@ -52,10 +52,11 @@ def _check_needs(config: ConfigDict, path: str, field: Field) -> None:
         return
     name, wanted = field.needs
     other = re.match(r"(peers\.[^.]+\.)?", path)[0] + name  # of the same network
-    if get_field(config, other) != wanted:
+    values = wanted if isinstance(wanted, tuple) else (wanted,)
+    if get_field(config, other) not in values:
         raise InputError(
             f"config.{path}={get_field(config, path)} has no effect with config.{other}={get_field(config, other)!r};"
-            f" add --config.{other}={wanted}, or drop it."
+            f" add --config.{other}={' or '.join(map(str, values))}, or drop it."
         )
 
 

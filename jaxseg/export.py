@@ -32,7 +32,7 @@ from jaxseg.files import make_parent
 from jaxseg.inference.export_check import sidecar, write_verified
 from jaxseg.inference.export_formats import FILE_SUFFIXES, Export, RefusedError, import_onnx, make_export
 from jaxseg.models.factory import NORMALIZE, SIZE_MULTIPLE_PX
-from jaxseg.training.peers import restore_peers
+from jaxseg.training.peers import labels_of_run, restore_peers
 
 
 def load(config: ConfigDict, workdir: Path | None, which: str, peer: str) -> tuple[int | None, dict]:
@@ -150,7 +150,10 @@ def execute() -> int:
     if given.output is not None:
         make_parent(Path(given.output))
     step, variables = load(config, workdir, given.checkpoint, peer)
-    export = make_export(config, variables, peer=peer, step=step, format=format, suffix=suffix, size_px=size_px)
+    labels = labels_of_run(config, workdir)
+    export = make_export(
+        config, variables, peer=peer, step=step, format=format, suffix=suffix, size_px=size_px, labels=labels
+    )
     output = default_output(export, workdir) if given.output is None else Path(given.output)
     make_parent(output)
     try:

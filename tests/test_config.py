@@ -71,6 +71,7 @@ DEFAULT = {
     "data": {
         "name": "cityscapes",
         "source_dir": "",
+        "val_fraction": 0.2,
         "dir": "~/.cache/jaxseg",
         "download": False,
         "trainaug": False,
@@ -325,9 +326,10 @@ def test_declarations_agree_with_themselves():
         assert not field.choices or field.default in field.choices, path
         assert field.at_most is None or field.at_least <= field.default <= field.at_most, path
         if field.needs:
-            name, value = field.needs
-            assert type(FIELDS[name].default) is type(value)
-            assert not FIELDS[name].choices or value in FIELDS[name].choices
+            name, wanted = field.needs
+            for value in wanted if isinstance(wanted, tuple) else (wanted,):
+                assert type(FIELDS[name].default) is type(value)
+                assert not FIELDS[name].choices or value in FIELDS[name].choices
     assert sorted([*all_fields(default()), "peers.NAME.frozen"]) == sorted(FIELDS)
 
 

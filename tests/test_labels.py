@@ -8,7 +8,7 @@ from jaxseg.labels import CAMVID, CITYSCAPES, LABELS, VOC2012, VOID
 
 def test_class_counts():
     assert {name: labels.num_classes for name, labels in LABELS.items()} == {
-        "cityscapes": 19, "voc2012": 21, "camvid": 11, "synthetic": 19,
+        "cityscapes": 19, "voc2012": 21, "camvid": 11, "camvid32": 31, "ade20k": 150, "synthetic": 19,
     }  # fmt: skip
 
 

@@ -23,8 +23,9 @@ TIMEOUT_S = 60
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
     url: str
-    size: int  # bytes
-    sha256: str
+    size: int | None  # bytes; None: nobody recorded it, and the server is asked
+    checksum: str
+    algorithm: str = "sha256"  # of the checksum: what its source recorded
 
     @property
     def name(self) -> str:
@@ -37,6 +38,14 @@ VOC2012_TAR = RemoteFile(
     1_999_639_040,
     "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
 )
+# Address: the challenge's own site. Checksum: as GluonCV records it (scripts/datasets/ade20k.py).
+ADE20K_ZIP = RemoteFile(
+    "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    None,
+    "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
+    algorithm="sha1",
+)
+ARCHIVES = {"voc2012": VOC2012_TAR, "ade20k": ADE20K_ZIP}
 
 
 def download(remote: RemoteFile, target: Path, *, progress=lambda n: None) -> None:
@@ -89,10 +98,10 @@ def _append(remote: RemoteFile, part: Path, have: int, progress) -> None:
 
 def _verify(remote: RemoteFile, part: Path) -> None:
     with part.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != remote.sha256:
+        digest = hashlib.file_digest(file, remote.algorithm).hexdigest()
+    if digest != remote.checksum:
         remove_own_file(part)
         raise InputError(
-            f"{remote.url}: the {remote.size:,} bytes that came have SHA-256 {digest}, expected {remote.sha256};"
+            f"{remote.url}: the {remote.size:,} bytes that came have {remote.algorithm} {digest}, expected {remote.checksum};"
             " they were removed. Run the same command again."
         )

@@ -19,11 +19,13 @@ from ml_collections import ConfigDict
 
 from jaxseg.console import PlainConsole, progress_bar
 from jaxseg.data import synthetic
-from jaxseg.data.download import VOC2012_TAR, download
+from jaxseg.data.download import ARCHIVES, RemoteFile, download
+from jaxseg.data.pairs import SPLITS
 from jaxseg.data.records import VERSION, Prepared, Segmentation
-from jaxseg.data.sources import SPLITS, WANTED, Source, find_source
+from jaxseg.data.sources import WANTED, Source, find_source
 from jaxseg.errors import InputError
 from jaxseg.files import file_lock, remove_own_folder, write_json
+from jaxseg.labels import LABELS, labels_of
 
 MANIFEST = "prepared.json"
 
@@ -40,15 +42,35 @@ def prepare(data: ConfigDict) -> Prepared:
     Raises:
       InputError: where raw files are missing or wrong, naming the file.
     """
+    prepared = prepare_all_splits(data)
+    check_classes_occur(prepared)
+    return prepared
+
+
+def prepare_all_splits(data: ConfigDict) -> Prepared:
+    """The records, of any content. Raises InputError."""
     data_dir = writable_dir(data.dir)
     if (source := raw_source(data)) is None:
         return prepared_before(data, data_dir)
     folder = data_dir / "prepared" / "segmentation" / variant_name(data, stamp_of(source)) / VERSION
     with one_at_a_time(data_dir):
         if (prepared := load(folder)) is None:
+            for note in source.notes:
+                PlainConsole().say(f"{data.source_dir}: {note}")
             build(source, folder, data_dir=data_dir / "prepared", resize=data.resize, size_px=data.size_px)
             prepared = load(folder)
     return prepared
+
+
+def check_classes_occur(prepared: Prepared) -> None:
+    """Refuses a folder of one's own of whose classes one is never seen in training. Raises InputError."""
+    counts = prepared.summary["train"]["pixels_of_label"]
+    absent = [row.name for row in prepared.labels.classes if not counts.get(str(row.train_id))]
+    if prepared.name not in LABELS and absent:
+        raise InputError(
+            f"classes.toml: no training mask holds {', '.join(absent)}, so that cannot be learned. Drop the class, give it"
+            " void = true, or, where its pictures went to validation, choose the splits yourself (train/, val/)."
+        )
 
 
 def raw_source(data: ConfigDict) -> Source | None:
@@ -63,8 +85,15 @@ def raw_source(data: ConfigDict) -> Source | None:
                     synthetic.write_scenes(source_dir, data.scenes, progress=advance)
         return dataclasses.replace(find_source("cityscapes", source_dir), name="synthetic")
     if data.download:
-        return find_source("voc2012", download_voc2012(data_dir))
-    return find_source(data.name, data.source_dir, trainaug=data.trainaug) if data.source_dir else None
+        return find_source(data.name, download_archive(data_dir, ARCHIVES[data.name]))
+    if not (source_dir := data.source_dir or named_by_environment(data.name)):
+        return None
+    return find_source(data.name, source_dir, trainaug=data.trainaug, val_fraction=data.val_fraction)
+
+
+def named_by_environment(name: str) -> str:
+    """Where Cityscapes is by its own scripts' CITYSCAPES_DATASET; "" where that is not set, and of other data sets."""
+    return os.environ.get("CITYSCAPES_DATASET", "") if name == "cityscapes" else ""
 
 
 def variant_name(data: ConfigDict, stamp: str) -> str:
@@ -77,6 +106,8 @@ def stamp_of(source: Source) -> str:
     """Fingerprint of which raw files there are: names, sizes in bytes, modification times."""
     rows = [f"{split} {sample.id}" for split, samples in sorted(source.samples.items()) for sample in samples]
     rows += [f"{name} {size} {time}" for name, (size, time) in sorted(source.tree.stamps.items())]
+    if source.name not in LABELS:
+        rows.append(json.dumps(source.labels.as_dict()))
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
 
 
@@ -103,7 +134,7 @@ def load(folder: Path) -> Prepared | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         whole = all((folder / name).stat().st_size == size for name, size in manifest["bytes"].items())
-        prepared = Prepared(manifest["name"], folder, manifest["splits"])
+        prepared = Prepared(manifest["name"], folder, manifest["splits"], labels_of(manifest))
         whole &= all(prepared.images(split) and prepared.valid_pixels(split) >= 0 for split in SPLITS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -127,8 +158,10 @@ def build(source: Source, folder: Path, *, data_dir: Path, resize: str, size_px:
             progress=advance,
         )
         builder.download_and_prepare()
+    own = {} if source.name in LABELS else {"labels": source.labels.as_dict()}
     manifest = {
         "name": source.name,
+        **own,
         "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
         "splits": {split: summary.as_dict() for split, summary in builder.summaries.items()},
     }
@@ -142,13 +175,13 @@ def holds_records_only(folder: Path) -> bool:
     return all(name in known or ".array_record" in name or name.startswith(f".{MANIFEST}") for name in names)
 
 
-def download_voc2012(data_dir: Path) -> Path:
-    """The official VOC 2012 archive, fetched into `data_dir` unless it is there; its path."""
-    target = data_dir / "downloads" / VOC2012_TAR.name
+def download_archive(data_dir: Path, archive: RemoteFile) -> Path:
+    """An official archive, fetched into `data_dir` unless it is there; its path."""
+    target = data_dir / "downloads" / archive.name
     with one_at_a_time(data_dir):
         if not target.is_file():
-            with progress_bar(f"downloading {VOC2012_TAR.name}", VOC2012_TAR.size, unit_bytes=True) as advance:
-                download(VOC2012_TAR, target, progress=advance)
+            with progress_bar(f"downloading {archive.name}", archive.size, unit_bytes=True) as advance:
+                download(archive, target, progress=advance)
     return target
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxseg.data.sources import SPLITS, Sample, Source, read_sample
+from jaxseg.data.pairs import SPLITS, Sample
+from jaxseg.data.sources import Source, read_sample
 from jaxseg.data.transforms import resize_pair
 from jaxseg.errors import InputError
 from jaxseg.files import parallel_map
@@ -38,7 +39,7 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
         self._resize = resize
         self._size_px = size_px
         self._progress = progress
-        self.summaries = {split: Summary() for split in SPLITS}
+        self.summaries = {split: Summary() for split in source.samples} if source else {}
         super().__init__(data_dir=data_dir, config=tfds.core.BuilderConfig(name=variant), file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -52,7 +53,7 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         del dl_manager
-        return {split: self._generate_examples(split) for split in SPLITS}
+        return {split: self._generate_examples(split) for split in self._source.samples}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
         samples = self._source.samples[split]
@@ -95,28 +96,28 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Prepared records: where they are and what is in them. `summary[split]`: images, sizes, label counts, sha256."""
+    """Prepared records: where they are and what is in them.
+
+    summary: split -> images, sizes, label counts, sha256. labels: the table that they were prepared by.
+    """
 
     name: str
     folder: Path
     summary: dict[str, dict]
-
-    @property
-    def labels(self) -> Labels:
-        return LABELS[self.name]
+    labels: Labels
 
     @property
     def fingerprint(self) -> str:
-        """Content of all splits: the same wherever and whenever it was prepared."""
-        return hashlib.sha256("".join(self.summary[s]["sha256"] for s in sorted(self.summary)).encode()).hexdigest()[
-            :16
-        ]
+        """Content of training and validation: the same wherever and whenever it was prepared."""
+        digests = "".join(self.summary[split]["sha256"] for split in sorted(SPLITS))
+        return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
     @property
     def provenance(self) -> dict:
-        """What results say of their data."""
-        counts = {split: self.images(split) for split in SPLITS}
-        return {"name": self.name, "fingerprint": self.fingerprint, **counts}
+        """What results say of their data; its classes, where the package does not know them by name."""
+        counts = {split: self.images(split) for split in self.summary}
+        own = {} if self.name in LABELS else {"labels": self.labels.as_dict()}
+        return {"name": self.name, "fingerprint": self.fingerprint, **counts, **own}
 
     def images(self, split: str) -> int:
         return self.summary[split]["images"]

@@ -57,6 +57,11 @@ def score_checkpoint(
     check_devices(config, devices=jax.device_count())
     prepared = prepare(config.data)
     predictors = load_predictors(config, workdir, which, names=list(peer_sections(config)))
+    if prepared.labels.names != predictors[0].labels.names:
+        raise InputError(
+            f"config.data: the classes there ({', '.join(prepared.labels.names)}) are not those that the run was trained"
+            f" with ({', '.join(predictors[0].labels.names)})."
+        )
     if options is None and not full_resolution:
         samples = crop_samples(prepared, config)
         hw = pipeline.padded_hw(prepared, config, multiple_px=size_multiple_px(config))

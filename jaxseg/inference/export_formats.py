@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.config import peer_sections
 from jaxseg.errors import InputError
-from jaxseg.labels import LABELS
+from jaxseg.labels import LABELS, Labels
 from jaxseg.models.factory import NORMALIZE, SIZE_MULTIPLE_PX, make_model
 from jaxseg.models.torch_weights import (
     deeplabv3_from_torch,
@@ -190,10 +190,14 @@ def make_export(
     format: str,
     suffix: str = "",
     size_px: tuple[int, int] | None = None,
+    labels: Labels | None = None,
 ) -> Export:
-    """The network of `peer` with these variables, and what is to be said of it. suffix: default: the format's first."""
+    """The network of `peer` with these variables, and what is to be said of it.
+
+    suffix: default: the format's first. labels: default: those of `config.data.name`.
+    """
     section = peer_sections(config)[peer].model
-    labels = LABELS[config.data.name]
+    labels = labels or LABELS[config.data.name]
     model = make_model(section, num_classes=labels.num_classes, axis_name=None)
     about = {
         "peer": peer,

@@ -37,7 +37,7 @@ from jaxseg.inference.predictor import (
     resized_input_hw,
     to_pixels,
 )
-from jaxseg.labels import LABELS, Labels
+from jaxseg.labels import Labels
 
 # Of pictures in a folder; other files are taken where they are named.
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -195,8 +195,9 @@ def write_prediction(
         f"masks/{name}.png": mask.save,
         f"overlays/{name}.jpg": functools.partial(Image.fromarray(overlay).save, quality=90),
     }
-    if labels == LABELS["cityscapes"]:
-        raw_id = np.array([row.raw_id for row in labels.classes], np.uint8)
+    if has_other_ids(labels):
+        ids = [row.raw_id for row in labels.classes]
+        raw_id = np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
         writers[f"label_ids/{name}.png"] = Image.fromarray(raw_id[label]).save
     for place, save in writers.items():
         with open_output(output, place) as part:
@@ -211,6 +212,11 @@ def write_prediction(
     return {"size_px": list(image.shape[1::-1]), "files": files, "share_of_pixels": shares}
 
 
+def has_other_ids(labels: Labels) -> bool:
+    """Whether the data set's own masks hold other ids than 0, 1, 2, …, the numbers in masks/."""
+    return labels.masks == "ids" and any(row.raw_id != row.train_id for row in labels.classes)
+
+
 def open_output(output: Path, place: str):
     """`atomic_write` of a file below `output`, in a folder that is made where it is not there. Raises InputError."""
     path = output / place
@@ -223,7 +229,7 @@ def open_output(output: Path, place: str):
 def claim_output(output: Path, *, labels: Labels, probabilities: bool) -> None:
     """Makes the folders for results. Raises InputError where one is there that no prediction made."""
     names = ["masks", "overlays"]
-    names += ["label_ids"] if labels == LABELS["cityscapes"] else []
+    names += ["label_ids"] if has_other_ids(labels) else []
     names += ["probabilities"] if probabilities else []
     is_again = is_index(output / INDEX)  # earlier versions left no mark in the folders
 

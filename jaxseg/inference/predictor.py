@@ -26,11 +26,11 @@ from jaxseg.data.transforms import resize_image, resized_hw
 from jaxseg.errors import InputError
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.tiling import full_image_logits, sliding_window_logits
-from jaxseg.labels import LABELS, Labels
+from jaxseg.labels import Labels
 from jaxseg.models.factory import SIZE_MULTIPLE_PX
 from jaxseg.ops import resize_bilinear
 from jaxseg.training import parallel
-from jaxseg.training.peers import restore_peers
+from jaxseg.training.peers import labels_of_run, restore_peers
 
 AnyImage = np.ndarray | Image.Image | str | Path
 
@@ -116,7 +116,7 @@ def load_predictors(config: ConfigDict, workdir: Path | None, which: str, *, nam
             peer=parallel.replicate(peers[name].replace(opt_state=())),
             forward=forward,
             forward_labels=forward_labels,
-            labels=LABELS[config.data.name],
+            labels=labels_of_run(config, workdir),
             data=config.data,
             multiple_px=SIZE_MULTIPLE_PX[sections[name].model.name],
             activation=sections[name].loss.pixel,

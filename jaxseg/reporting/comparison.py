@@ -79,7 +79,7 @@ class Study:
     def model_settings(self) -> list[tuple[str, str]]:
         """Data sets and protocols for which the plan has the study's models themselves; the paper's data sets first."""
         own = [setting for setting in self.settings if any((*setting, model) in self.cells for model in MODELS)]
-        return sorted(own, key=lambda setting: [*LABELS].index(setting[0]))
+        return sorted(own, key=lambda setting: [*LABELS, setting[0]].index(setting[0]))
 
     @property
     def finished_settings(self) -> list[tuple[str, str]]:

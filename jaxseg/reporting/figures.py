@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from jaxseg.labels import LABELS, VOID, Labels
+from jaxseg.labels import VOID, Labels, dataset_title
 from jaxseg.reporting.comparison import MODEL_NAMES, MODELS, Study, class_ious, pair_differences, paired_difference
 
 # Okabe and Ito's colors, told apart by every eye, some darker; a page in the dark has lighter ones (html/page.css).
@@ -88,7 +88,7 @@ def plot_curves(study: Study) -> Figure:
 
 
 def _name(setting: tuple[str, str]) -> str:
-    return f"{LABELS[setting[0]].display_name}, {setting[1]}"
+    return f"{dataset_title(setting[0])}, {setting[1]}"
 
 
 def plot_seeds(axis: Axes, lines: list[tuple[list, list]], color: str) -> None:
@@ -141,7 +141,7 @@ def plot_differences(study: Study) -> Figure:
         axis.plot(difference.mean, place, "o", color=color, markersize=4)
         pairs = pair_differences(*runs, "mean_iou")
         axis.plot(pairs, [place] * len(pairs), "|", color=color, markersize=6, alpha=0.8)
-        where = f" ({LABELS[question.dataset].display_name})" if len(study.settings) > 1 else ""
+        where = f" ({dataset_title(question.dataset)})" if len(study.settings) > 1 else ""
         labels.append(f"{question.of} - {question.against}{where}")
     axis.set_yticks(range(len(questions)), labels)
     axis.invert_yaxis()

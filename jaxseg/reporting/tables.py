@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from jaxseg.labels import LABELS
+from jaxseg.labels import dataset_title
 from jaxseg.reporting.comparison import (
     METRICS,
     MODEL_NAMES,
@@ -129,7 +129,7 @@ def table1_lines(study: Study) -> Rows:
     """A row per data set and protocol, the paper's own above ours."""
     lines = []
     for dataset, protocol in study.model_settings:
-        name = LABELS[dataset].display_name
+        name = dataset_title(dataset)
         if dataset in PAPER_TABLE1 and name not in {line[0] for line in lines}:
             lines.append([name, "the paper", *paper_cells(PAPER_TABLE1[dataset])])
         row = table1(study, dataset, protocol)
@@ -156,7 +156,7 @@ def arm_lines(study: Study) -> Rows:
         runs = study.runs_by_seed(*cell)
         if runs or cell in study.cells:
             scores = [format_score(summarize_runs(runs, metric)) for metric in METRICS]
-            lines.append([LABELS[cell[0]].display_name, *cell[1:], str(len(runs)), *scores])
+            lines.append([dataset_title(cell[0]), *cell[1:], str(len(runs)), *scores])
     return lines
 
 
@@ -166,7 +166,7 @@ def difference_lines(study: Study) -> Rows:
     several_protocols = len({protocol for _, protocol in study.settings}) > 1
     for question in study.questions:
         iou, accuracy = (paired_difference(*study.runs_compared(question), metric) for metric in METRICS)
-        where = LABELS[question.dataset].display_name + (f", {question.protocol}" if several_protocols else "")
+        where = dataset_title(question.dataset) + (f", {question.protocol}" if several_protocols else "")
         verdict = iou.verdict if iou.verdict == "open" else f"**{iou.verdict}**"
         arms = [question.of, question.against]
         numbers = [str(iou.count), format_interval(iou), format_interval(accuracy)]
@@ -186,7 +186,7 @@ def report_markdown(studies: list[Study], single_runs: dict[str, dict]) -> str:
         rows = []
         for name, run in single_runs.items():
             scores = [f"{score(run, metric):.{DIGITS}f}" for metric in METRICS]
-            rows.append([f"`{name}`", LABELS[run["data"]["name"]].display_name, run["reported_peer"], *scores])
+            rows.append([f"`{name}`", dataset_title(run["data"]["name"]), run["reported_peer"], *scores])
         parts += ["## Other runs", markdown_table(["run", "data set", "network", "IoU", "Acc"], rows, left=3)]
     return "\n\n".join(parts) + "\n"
 
@@ -247,7 +247,7 @@ def class_tables(study: Study) -> list[str]:
         names = class_names(run for of_model in runs.values() for run in of_model.values())
         if names:
             rows = [[n, *(format_score(summarize_class(runs[model], n)) or "-" for model in MODELS)] for n in names]
-            where = f"{LABELS[dataset].display_name}, {protocol}"
+            where = f"{dataset_title(dataset)}, {protocol}"
             parts.append(f"{where} (-: in neither truth nor prediction, or not run)")
             parts.append(markdown_table(["class", *MODEL_NAMES.values()], rows))
     return parts

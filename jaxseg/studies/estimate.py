@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxseg.labels import LABELS
 from jaxseg.training import parallel
-from jaxseg.training.peers import create_peers, make_losses, without_init
+from jaxseg.training.peers import create_peers, labels_of_run, make_losses, without_init
 from jaxseg.training.state import Peers
 from jaxseg.training.step import total_loss
 
@@ -56,7 +55,7 @@ def estimate(config: ConfigDict) -> Estimate:
 def abstract_peers(config: ConfigDict) -> tuple[Peers, dict, dict]:
     """Shapes of peers and batch, and the peers' losses; nothing is computed."""
     px = config.data.crop_px
-    num_classes = LABELS[config.data.name].num_classes
+    num_classes = labels_of_run(config, None).num_classes
 
     def init():
         return create_peers(without_init(config), num_classes=num_classes, steps=1)[0]

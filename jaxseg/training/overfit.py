@@ -70,7 +70,7 @@ def first_images(prepared: Prepared, *, crop_px: int) -> FewImages:
         "height_px": [crop_px, crop_px],
         "width_px": [crop_px, crop_px],
     }
-    return FewImages(prepared.name, prepared.folder, {"train": summary, "val": summary}, tuple(images))
+    return FewImages(prepared.name, prepared.folder, {"train": summary, "val": summary}, prepared.labels, tuple(images))
 
 
 def pixels_of_label(records: Sequence[dict]) -> np.ndarray:

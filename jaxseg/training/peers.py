@@ -12,9 +12,11 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxseg.config import all_fields, get_field, is_frozen, load_config, peer_path, peer_sections
+from jaxseg.data.prepare import prepare
 from jaxseg.errors import InputError
+from jaxseg.files import read_json
 from jaxseg.floor import check_jaxlib
-from jaxseg.labels import LABELS
+from jaxseg.labels import LABELS, Labels, labels_from_dict
 from jaxseg.losses.objective import LossFn, make_loss
 from jaxseg.models.factory import fresh_variables, load_variables, make_model
 from jaxseg.models.torch_weights import LoadReport
@@ -84,7 +86,7 @@ def pretrained_variables(model: ConfigDict, *, target: dict) -> tuple[dict, Load
 def restore_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple[int | None, Peers]:
     """Step and peers of one checkpoint of a run: "last", "best" or a number. Without a run: step None, and the weights
     that `config.model.init_from` names. Raises InputError."""
-    num_classes = LABELS[config.data.name].num_classes
+    num_classes = labels_of_run(config, workdir).num_classes
     if workdir is None:
         if not config.model.init_from:
             raise InputError("without --workdir=RUN, config.model.init_from is needed: the weights to use.")
@@ -95,6 +97,20 @@ def restore_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple
         # Shapes are enough: nothing is drawn, and no initialiser compiled.
         peers = jax.eval_shape(lambda: create_peers(without_init(config), num_classes=num_classes, steps=1)[0])
         return step, checkpoint.restore(manager, step, peers)
+
+
+def labels_of_run(config: ConfigDict, workdir: Path | None) -> Labels:
+    """The classes of a data set by name; of a folder of one's own those that the run was trained with.
+
+    Without a run they are those of the folder, which is prepared first. Raises InputError.
+    """
+    if config.data.name in LABELS:
+        return LABELS[config.data.name]
+    return (
+        prepare(config.data).labels
+        if workdir is None
+        else labels_from_dict(read_json(workdir / "config.json")["labels"])
+    )
 
 
 def check_networks_match(config: ConfigDict, trained: ConfigDict) -> None:

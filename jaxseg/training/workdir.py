@@ -15,6 +15,7 @@ from jaxseg.config import all_fields, get_field, load_config, peer_sections
 from jaxseg.data.records import Prepared
 from jaxseg.errors import InputError
 from jaxseg.files import file_lock, write_json
+from jaxseg.labels import LABELS
 from jaxseg.models.torch_weights import LoadReport
 from jaxseg.training.distributed import run_on_primary
 
@@ -75,7 +76,8 @@ def write_or_check_config(workdir: Path, config: ConfigDict, prepared: Prepared)
                 f"--workdir={workdir} holds a run of another config; use another folder, or go on with its own:\n  "
                 + "\n  ".join(lines)
             )
-    write_json(path, {"config": config.to_dict(), "data": prepared.fingerprint})
+    own = {} if prepared.name in LABELS else {"labels": prepared.labels.as_dict()}
+    write_json(path, {"config": config.to_dict(), "data": prepared.fingerprint, **own})
 
 
 def check_config_matches_primary(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:

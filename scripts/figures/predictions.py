@@ -18,8 +18,8 @@ from jaxseg.config import load_config
 from jaxseg.data.prepare import prepare
 from jaxseg.errors import InputError
 from jaxseg.inference.predictor import load_predictors, to_pixels
-from jaxseg.labels import LABELS
 from jaxseg.reporting.figures import prediction_figure
+from jaxseg.training.peers import labels_of_run
 from scripts.entry import options_of, run
 
 
@@ -42,8 +42,9 @@ def main(options: argparse.Namespace) -> None:
         runs[name if equals else Path(word).name] = Path(folder if equals else word)
     configs = {name: load_config(folder) for name, folder in runs.items()}
     first = next(iter(configs.values()))
+    labels = labels_of_run(first, next(iter(runs.values())))
     for name, config in configs.items():
-        if LABELS[config.data.name] is not LABELS[first.data.name]:
+        if labels_of_run(config, runs[name]).names != labels.names:
             raise InputError(
                 f"{name} knows the classes of {config.data.name}, {next(iter(configs))} those of {first.data.name}."
             )
@@ -52,7 +53,7 @@ def main(options: argparse.Namespace) -> None:
     for name, config in configs.items():
         (network,) = load_predictors(config, runs[name], options.checkpoint, names=[config.peer])
         predictions[name] = [network.predict(image, resize="run" if options.images else "none") for image in images]
-    prediction_figure(options.output, images, truth, predictions, LABELS[first.data.name])
+    prediction_figure(options.output, images, truth, predictions, labels)
     print(f"written: {options.output}")
 
 

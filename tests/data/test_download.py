@@ -62,7 +62,7 @@ def test_official_archive_is_the_one_tfds_records():
     """tensorflow-datasets, url_checksums/voc.txt."""
     assert VOC2012_TAR.name == "VOCtrainval_11-May-2012.tar"
     assert VOC2012_TAR.size == 1_999_639_040
-    assert VOC2012_TAR.sha256 == "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb"
+    assert VOC2012_TAR.checksum == "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb"
 
 
 def test_whole_file(server, tmp_path):
@@ -99,7 +99,7 @@ def test_server_without_ranges_starts_over(server, tmp_path):
 
 def test_wrong_bytes_are_removed_and_said(server, tmp_path):
     server.content = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
-    with pytest.raises(InputError, match=r"SHA-256 [0-9a-f]{64}, expected"):
+    with pytest.raises(InputError, match=r"sha256 [0-9a-f]{64}, expected"):
         download(server.remote, tmp_path / "a.tar")
     assert list(tmp_path.iterdir()) == []
 
@@ -126,7 +126,7 @@ def test_voc_on_request_is_fetched_once_prepared_and_found(server, tmp_path, mon
     server.content = tar.read_bytes()
     checksum = hashlib.sha256(server.content).hexdigest()
     url = server.remote.url.replace("archive.tar", VOC2012_TAR.name)
-    monkeypatch.setattr(prepare, "VOC2012_TAR", RemoteFile(url, len(server.content), checksum))
+    monkeypatch.setattr(prepare, "ARCHIVES", {"voc2012": RemoteFile(url, len(server.content), checksum)})
     data = default().data
     data.update({"name": "voc2012", "download": True, "dir": str(tmp_path / "data"), "size_px": 36})
     prepared = prepare.prepare(data)

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from jaxseg.labels import LABELS, VOID
+from jaxseg.labels import VOID
 from jaxseg.reporting.comparison import Study
 from jaxseg.reporting.figures import RUN_COLORS, needs_log_axis, plot_runs, points_per_mean, study_figures
 from jaxseg.reporting.html.gallery import Gallery
@@ -81,7 +81,7 @@ def mark_headers_and_figures(tokens: list[Token]) -> None:
 
 def runs_page(runs: list[Run], gallery: Gallery) -> str:
     """The page of one run, or of several side by side."""
-    names = ", ".join(dict.fromkeys(LABELS[run.data_name].display_name for run in runs))
+    names = ", ".join(dict.fromkeys(run.labels.display_name for run in runs))
     charts = run_charts(runs)
     page = {
         "title": f"{runs[0].name} on {names}" if len(runs) == 1 else f"{len(runs)} runs on {names}",

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from jaxseg.config import all_fields, get_field
 from jaxseg.errors import InputError
 from jaxseg.files import read_json, read_json_lines
-from jaxseg.labels import LABELS, Labels
+from jaxseg.labels import LABELS, Labels, labels_of
 
 AGAIN = "make it again by `python -m jaxseg.evaluate`, or move it away."
 SCORE = int | float | None
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def labels(self) -> Labels:
-        return LABELS[self.data_name]
+        return labels_of(self.result["data"])
 
     @property
     def images(self) -> dict[tuple[int, str], dict]:
@@ -130,13 +130,13 @@ def check_result(result: dict, file: Path) -> None:
     """That what the page needs is there and fits. Raises InputError naming file, field and value."""
     check_shape(result, RESULT, file)
     name, peer = result["data"]["name"], result["reported_peer"]
-    if name not in LABELS:
+    if name not in LABELS and "labels" not in result["data"]:
         raise InputError(f"{file}: data set {name!r} is not known here; known are {', '.join(LABELS)}.")
     check_shape(result["peers"], {peer: dict}, file, "peers")
     scores = {"images": []} | result["peers"][peer]
     check_shape(scores, SCORES, file, f"peers.{peer}")
     classes = list(scores["iou"])
-    if classes != list(LABELS[name].names):
+    if classes != list(labels_of(result["data"]).names):
         raise InputError(f"{file}: its classes ({', '.join(classes[:3])}, …) are not those of {name}; {AGAIN}")
     if [len(row) for row in scores["confusion"]] != [len(classes)] * len(classes):
         raise InputError(f"{file}: the confusion matrix is not {len(classes)} × {len(classes)}; {AGAIN}")

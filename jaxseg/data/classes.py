@@ -50,7 +50,7 @@ class ClassesFile(BaseModel):
 
     masks: Literal["ids", "colors"]
     classes: list[ClassRow]
-    name: str = OWN
+    name: str = ""
 
 
 def read_classes(path: Path) -> Labels:
@@ -98,7 +98,7 @@ def labels_of_file(content: ClassesFile, path: Path) -> Labels:
         raw_ids = row.ids if content.masks == "ids" else [int(color_id(np.array(color))) for color in row.colors]
         shown = row.display_color or (row.colors[0] if row.colors else (0, 0, 0) if row.void else voc_color(train_id))
         rows += [Label(row.name, raw_id, train_id, (shown[0], shown[1], shown[2])) for raw_id in raw_ids]
-    labels = Labels(tuple(rows), content.name, content.masks)
+    labels = Labels(tuple(rows), content.name or path.absolute().parent.name, content.masks)
     check_rows(labels, number, path)
     return labels
 
@@ -132,7 +132,7 @@ def two_valued(values: Iterable[int]) -> bool:
     return len(values) == 2 and 0 in values
 
 
-def binary_labels(values: Iterable[int], display_name: str = OWN) -> Labels:
+def binary_labels(values: Iterable[int], *, display_name: str = OWN) -> Labels:
     """Background and foreground of masks that hold 0 and one other value."""
     other = max(values)
     rows = (Label("background", 0, 0, (0, 0, 0)), Label("foreground", other, 1, voc_color(1)))

@@ -145,7 +145,7 @@ def _binary_labels(found: own_folder.OwnFolder, root: Path) -> Labels:
             break
     else:
         if two_valued(values):
-            return binary_labels(values)
+            return binary_labels(values, display_name=root.absolute().name)
     raise InputError(
         f"{root / CLASSES_FILE} is missing, and the masks hold {kind}: it says which of them is what. Let it be proposed by"
         f" `python -m jaxseg.data.check --source_dir={root} --write_classes`, and give the classes their names."

@@ -115,13 +115,14 @@ SECTIONS = {
             8: "", 16: "a quarter of the arithmetic in the last two stages"}),
         "auxiliary": Field(False, "A second head on stage 3 while training.", needs=DEEPLABV3),
         "normalize": Field("none", "What is done to images in [0, 1].", source="code", choices={
-            "none": "nothing", "imagenet": "as torchvision's weights want it"}),
+            "none": "nothing", "imagenet": "as torchvision's weights want it; their names in init_from set it"}),
         "dtype": Field("float32", "Of the computation; parameters and BatchNorm statistics are float32.", choices={
             "float32": "", "bfloat16": ""}),
         "remat": Field(False, "Compute the inside of blocks again in the backward pass: less memory, a forward pass more."),
         "init_from": Field("", "Weights to start from: .pth, .pt, .safetensors or .npz, or a run's folder for its best"
-                           ' checkpoint. "": fresh ones.'),
-        "init_parts": Field("all", "What is taken of init_from.", choices={
+                           " checkpoint, or a name such as torchvision/resnet50 (jaxseg/models/README.md), whose file is"
+                           ' fetched once into data.dir. "": fresh ones.'),
+        "init_parts": Field("all", "What is taken of init_from; the name of an ImageNet ResNet sets backbone.", choices={
             "all": "", "all_but_head": "", "backbone": "of deeplabv3, also from an ImageNet ResNet"}),
     }),
     "loss": ("what the network learns by", {

@@ -25,7 +25,7 @@ class PlainConsole(Console):
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, total: int, *, unit_bytes: bool = False) -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int | None, *, unit_bytes: bool = False) -> Iterator[Callable[[int], None]]:
     """A bar on standard error; yields the function that advances it by a number of items, or of bytes."""
     console = PlainConsole(stderr=True)
     count = TextColumn("{task.percentage:3.0f} %") if unit_bytes else MofNCompleteColumn()

@@ -1,7 +1,7 @@
 """Fetching one public file: resumed where it broke off, verified before it gets its name.
 
-In: a `RemoteFile` (address, size, checksum). Out: the file, or an `InputError`; a partial download stays beside it as
-`NAME.part`, and only whole, verified bytes are ever renamed to NAME.
+In: a `RemoteFile` (address, size, checksum), of a data set or of weights. Out: the file, or an `InputError`; a partial
+download stays beside it as `NAME.part`, and only whole, verified bytes are ever renamed to NAME.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from jaxseg.files import remove_own_file
 CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5  # connections in a row that may bring nothing new
 TIMEOUT_S = 60
+AGENT = {"User-Agent": "jaxseg"}  # some servers refuse urllib's own name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,25 @@ ADE20K_ZIP = RemoteFile(
 ARCHIVES = {"voc2012": VOC2012_TAR, "ade20k": ADE20K_ZIP}
 
 
+def with_size(remote: RemoteFile, target: Path) -> RemoteFile:
+    """`remote` with the size that its server tells, where it has none. Raises InputError."""
+    if remote.size is not None:
+        return remote
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(remote.url, headers=AGENT, method="HEAD"), timeout=TIMEOUT_S
+        ) as response:
+            return dataclasses.replace(remote, size=int(response.headers["Content-Length"]))
+    except (OSError, http.client.HTTPException, TypeError, ValueError) as error:
+        raise InputError(
+            f"{remote.url}: its server does not answer, or not with a size ({error}). Run the same command again, or fetch"
+            f" the file by other means to {target}."
+        ) from error
+
+
 def download(remote: RemoteFile, target: Path, *, progress=lambda n: None) -> None:
     """Fetches `remote` to `target`, going on from `target.part` if there is one. Raises InputError."""
+    remote = with_size(remote, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     have = part.stat().st_size if part.exists() else 0
@@ -83,7 +101,7 @@ def download(remote: RemoteFile, target: Path, *, progress=lambda n: None) -> No
 
 def _append(remote: RemoteFile, part: Path, have: int, progress) -> None:
     """Adds to `part` what the server sends from byte `have` on; starts over where it cannot send ranges."""
-    request = urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(remote.url, headers=AGENT | ({"Range": f"bytes={have}-"} if have else {}))
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if have and not resumed:
@@ -96,9 +114,13 @@ def _append(remote: RemoteFile, part: Path, have: int, progress) -> None:
                 progress(len(chunk))
 
 
+def checksum_of(path: Path, algorithm: str = "sha256") -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
 def _verify(remote: RemoteFile, part: Path) -> None:
-    with part.open("rb") as file:
-        digest = hashlib.file_digest(file, remote.algorithm).hexdigest()
+    digest = checksum_of(part, remote.algorithm)
     if digest != remote.checksum:
         remove_own_file(part)
         raise InputError(

@@ -3,6 +3,8 @@
 In: `config.model`. Out: a linen module, and {"params": …, "batch_stats": …}, drawn from a seed or read from a file.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -43,12 +45,13 @@ def fresh_variables(network: UNet | DeepLabV3, *, seed: int) -> dict:
     return {collection: fresh[collection] for collection in ("params", "batch_stats")}
 
 
-def load_variables(model: ConfigDict, *, target: dict) -> tuple[dict, LoadReport]:
+def load_variables(model: ConfigDict, *, target: dict, file: Path | None = None) -> tuple[dict, LoadReport]:
     """The variables in the file `config.model.init_from`.
 
     Args:
       model: `config.model`, whose `init_parts` says which tensors are taken.
       target: variables of the network, which the others are taken from.
+      file: where it is, if `init_from` is not its path (`jaxseg.models.pretrained`).
 
     Returns:
       The variables, and what became of every tensor.
@@ -56,7 +59,7 @@ def load_variables(model: ConfigDict, *, target: dict) -> tuple[dict, LoadReport
     Raises:
       InputError: where the file does not fit, naming the tensors.
     """
-    state_dict = read_state_dict(model.init_from)
+    state_dict = read_state_dict(file or model.init_from)
     options = {"target": target, "parts": model.init_parts}
     if has_own_names(state_dict):
         return load_own_names(state_dict, **options)

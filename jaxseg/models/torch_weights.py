@@ -19,7 +19,7 @@ from jaxseg.errors import InputError
 from jaxseg.models.deeplabv3 import DeepLabV3
 from jaxseg.models.resnet import DEPTHS
 from jaxseg.models.unet import LEVELS, UNet
-from jaxseg.models.weights_io import StateDict, read_state_dict
+from jaxseg.models.weights_io import StateDict, read_state_dict, strip_prefix
 
 START_PX = 2**LEVELS  # side of the image that variables are made with: the smallest that every network takes
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
@@ -32,12 +32,14 @@ OWN_HEADS = ("params/head/", "params/auxiliary/head/")
 class LoadReport:
     """What became of every tensor when weights were loaded, each as a line with its name and shape.
 
-    loaded: taken from the file. fresh: of the network, left as they were. dropped: of the file, not taken.
+    loaded: taken from the file. fresh: of the network, left as they were. dropped: of the file, not taken. note:
+    sentences on the file as a whole.
     """
 
     loaded: tuple[str, ...]
     fresh: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    note: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """All of them, each with its kind in front."""
@@ -148,13 +150,14 @@ def load_unet(
     state_dict: StateDict | str | Path, *, target: Mapping | None = None, parts: str = "all"
 ) -> tuple[dict, LoadReport]:
     """`unet_from_torch` with its report."""
-    state_dict = _mapping(state_dict)
+    state_dict, prefix = strip_prefix(_mapping(state_dict))
     fresh = _fresh_names(parts, {"all": (), "all_but_head": UNET_HEAD}, target)
     if target is None:
         features = _size_of(state_dict, "encoder1.enc1conv1.weight") or 1
         classes = _size_of(state_dict, "conv.weight") or 1
         target = shapes_of(UNet(classes, features))
-    return convert(state_dict, unet_tensor_maps(), target=target, architecture="the study's U-Net", fresh=fresh)
+    options = {"target": target, "architecture": "the study's U-Net", "fresh": fresh, "prefix": prefix}
+    return convert(state_dict, unet_tensor_maps(), **options)
 
 
 def deeplabv3_from_torch(
@@ -182,7 +185,7 @@ def load_deeplabv3(
     state_dict: StateDict | str | Path, *, target: Mapping | None = None, auxiliary: bool = False, parts: str = "all"
 ) -> tuple[dict, LoadReport]:
     """`deeplabv3_from_torch` with its report."""
-    state_dict = _mapping(state_dict)
+    state_dict, prefix = strip_prefix(_mapping(state_dict))
     known = {"all": (), "all_but_head": DEEPLABV3_HEADS, "backbone": ("classifier.", "aux_classifier.")}
     fresh = _fresh_names(parts, known, target)
     if parts == "backbone" and not any(name.startswith("backbone.") for name in state_dict):
@@ -196,6 +199,7 @@ def load_deeplabv3(
         architecture="a torchvision DeepLabV3 or ResNet" if parts == "backbone" else "a torchvision DeepLabV3",
         fresh=fresh,
         dropped=("backbone.fc.", *(() if auxiliary else ("aux_classifier.",))),
+        prefix=prefix,
     )
 
 
@@ -303,6 +307,7 @@ def convert(
     architecture: str,
     fresh: tuple[str, ...] = (),
     dropped: tuple[str, ...] = (),
+    prefix: str = "",
 ) -> tuple[dict, LoadReport]:
     """Applies `tensor_maps`.
 
@@ -313,6 +318,7 @@ def convert(
       architecture: what the file should be of, for messages.
       fresh: tensors whose names begin so are the target's; the file's own are left.
       dropped: tensors of the file whose names begin so are left, as are PyTorch's counters `num_batches_tracked`.
+      prefix: what `strip_prefix` took from every name, for the report.
 
     Returns:
       The variables and the report.
@@ -333,7 +339,10 @@ def convert(
         path = (m.collection, *m.path)
         flat[path] = _permuted(m, state_dict[m.torch_name]) if m.torch_name in wanted else ours[path]
     _check_shapes(flat, tensor_maps, ours)
-    return traverse_util.unflatten_dict(flat), _report(state_dict, tensor_maps, wanted)
+    report = _report(state_dict, tensor_maps, wanted)
+    if prefix:
+        report = dataclasses.replace(report, note=(f"the prefix {prefix!r} of all names was taken off",))
+    return traverse_util.unflatten_dict(flat), report
 
 
 def _permuted(m: TensorMap, tensor) -> np.ndarray:
@@ -359,16 +368,20 @@ def _numbers(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _check_shapes(flat: Mapping, tensor_maps: list[TensorMap], wants: Mapping) -> None:
-    problems = []
+    problems = {}
     for m in tensor_maps:
         path = (m.collection, *m.path)
         ours = tuple(wants[path].shape)
         theirs = flat[path].shape
         if ours != theirs:
-            problems.append(f"{m.torch_name}: {theirs} (in our layout) where the network has {ours}")
+            problems[path] = f"{m.torch_name}: {theirs} (in our layout) where the network has {ours}"
     if problems:
+        is_of_head = all("head" in path for path in problems)
+        hint = " All but the head fits: init_parts='all_but_head' takes that." if is_of_head else ""
         raise InputError(
-            "the weights do not fit the network (its width, its backbone, its number of classes): " + _some(problems)
+            "the weights do not fit the network (its width, its backbone, its number of classes): "
+            + _some(list(problems.values()))
+            + hint
         )
 
 

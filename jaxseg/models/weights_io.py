@@ -1,6 +1,6 @@
 """Files of weights: arrays by name from and to .npz, .safetensors and PyTorch's .pth.
 
-In: a path. Out: `{name: array}`, or an `InputError` that names the file.
+In: a path. Out: `{name: array}`, or an `InputError` that names the file. Reading needs no PyTorch, writing a .pth does.
 """
 
 import zipfile
@@ -11,12 +11,18 @@ import numpy as np
 import safetensors.numpy
 
 from jaxseg.errors import InputError
+from jaxseg.models.torch_files import load_torch_file
 
 StateDict = Mapping[str, np.ndarray]
 
+# Where checkpoints keep the state dict: PyTorch Lightning; PyTorch's tutorials; torchvision's reference training
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+# What stands before every name: of (Distributed)DataParallel, of torch.compile, and of a network that is kept as `model`
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
 
 def read_state_dict(path: str | Path, *, suffix: str = "") -> dict[str, np.ndarray]:
-    """Arrays by name from .npz, .safetensors, or a .pth/.pt of tensors (needs PyTorch; unpickles weights only).
+    """Arrays by name from .npz, .safetensors, or a .pth/.pt, of which tensors alone are unpickled.
 
     suffix: which of them it is, where the file's name does not say. Raises InputError where the file is missing, damaged
     or holds anything but tensors by name.
@@ -30,10 +36,8 @@ def read_state_dict(path: str | Path, *, suffix: str = "") -> dict[str, np.ndarr
         raise InputError(f"{path}: expected a file ending in {', '.join(readers)}.")
     try:
         state_dict = readers[suffix](path)
-    except ImportError as error:
-        raise InputError(f"{path}: reading it needs {error.name}; install jaxseg[torch].") from error
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:  # each format raises its own kinds for damaged bytes
         raise InputError(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:300]}).") from error
     return state_dict
@@ -68,7 +72,7 @@ def _write_torch(path: Path, state_dict: StateDict) -> None:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: not a NumPy .npz archive.")
+        raise InputError("not a NumPy .npz archive.")
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -78,10 +82,28 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    import torch  # an extra: never needed to train or predict
+    loaded = load_torch_file(path)
+    inside = [loaded[key] for key in WRAPPERS if key in loaded] if isinstance(loaded, Mapping) else []
+    state_dict = next(filter(_is_state_dict, [loaded, *inside]), None)
+    if state_dict is None:
+        raise InputError(f"holds a {type(loaded).__name__}, not a state dict of tensors by name.")
+    return {name: np.array(tensor, order="C") for name, tensor in state_dict.items()}
 
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise InputError(f"{path}: holds a {type(loaded).__name__}, not a state dict of tensors by name.")
-    return {name: tensor.float().numpy() for name, tensor in loaded.items()}
+
+def _is_state_dict(loaded: object) -> bool:
+    return isinstance(loaded, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, np.ndarray) for name, tensor in loaded.items()
+    )
+
+
+def strip_prefix(state_dict: StateDict) -> tuple[StateDict, str]:
+    """The state dict without what wrappers put before every name, and that prefix.
+
+    >>> strip_prefix({"module._orig_mod.conv.weight": 0, "module._orig_mod.conv.bias": 0})
+    ({'conv.weight': 0, 'conv.bias': 0}, 'module._orig_mod.')
+    """
+    prefix = ""
+    names = list(state_dict)
+    while found := next((p for p in PREFIXES if names and all(name.startswith(prefix + p) for name in names)), ""):
+        prefix += found
+    return {name.removeprefix(prefix): array for name, array in state_dict.items()}, prefix

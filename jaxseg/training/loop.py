@@ -23,6 +23,7 @@ from jaxseg.errors import ResourceError, StoppedError
 from jaxseg.files import write_json
 from jaxseg.floor import check_jaxlib
 from jaxseg.metrics import summarize_confusion
+from jaxseg.models.pretrained import settle_pretrained
 from jaxseg.provenance import provenance
 from jaxseg.reporting.figures import prediction_figure
 from jaxseg.training import checkpoint, parallel
@@ -67,6 +68,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     workdir = Path(workdir)
     check_jaxlib()
     validate(config)
+    settle_pretrained(config, say=PlainConsole(quiet=not is_primary_host()).say)
     check_batch_statistics(config)
     check_devices(config, devices=jax.device_count())
     with failures_as_errors(config, workdir):

@@ -26,6 +26,7 @@ from jaxseg.data.transforms import center_crop
 from jaxseg.files import is_own_folder, make_own_folder, read_json, remove_own_folder
 from jaxseg.labels import VOID
 from jaxseg.metrics import mean_iou
+from jaxseg.models.pretrained import settle_pretrained
 from jaxseg.training.failures import failures_as_errors
 from jaxseg.training.loop import train
 from jaxseg.training.validation import Evaluation
@@ -92,6 +93,7 @@ def overfit_config(config: ConfigDict) -> ConfigDict:
 def overfit(config: ConfigDict, workdir: Path) -> dict:
     """The trial's results, with "learned": whether the reported peer reached GOAL. Raises as `loop.train_and_evaluate`."""
     validate(config)
+    settle_pretrained(config)
     config = overfit_config(config)
     folder = workdir / "trial"
     check_devices(config, devices=jax.device_count())

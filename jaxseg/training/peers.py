@@ -4,6 +4,7 @@ In: `config` and how many classes and steps there are. Out: `{name: TrainState}`
 `{name: loss}`; a frozen peer has no loss and no optimizer state.
 """
 
+import dataclasses
 import zlib
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from jaxseg.floor import check_jaxlib
 from jaxseg.labels import LABELS, Labels, labels_from_dict
 from jaxseg.losses.objective import LossFn, make_loss
 from jaxseg.models.factory import fresh_variables, load_variables, make_model
+from jaxseg.models.pretrained import is_pretrained_name, pretrained_file, settle_pretrained
 from jaxseg.models.torch_weights import LoadReport
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
@@ -30,7 +32,7 @@ def create_peers(config: ConfigDict, *, num_classes: int, steps: int) -> tuple[P
     """The peers that the config asks for, at step 0; the reported one starts as in a run without the others.
 
     Args:
-      config: a checked config.
+      config: a checked config, settled (`jaxseg.models.pretrained`).
       num_classes: channels of the logits.
       steps: what learning rate schedules are laid out over.
 
@@ -49,7 +51,9 @@ def create_peers(config: ConfigDict, *, num_classes: int, steps: int) -> tuple[P
         variables = fresh_variables(model, seed=seed)
         if section.model.init_from:
             try:
-                variables, reports[name] = pretrained_variables(section.model, target=variables)
+                variables, reports[name] = pretrained_variables(
+                    section.model, target=variables, num_classes=num_classes, data_dir=config.data.dir
+                )
             except InputError as error:
                 where = f"{peer_path(config, name)}.model.init_from={section.model.init_from}"
                 raise InputError(f"{where}: {error}") from error
@@ -67,8 +71,15 @@ def make_losses(config: ConfigDict) -> dict[str, LossFn]:
     }
 
 
-def pretrained_variables(model: ConfigDict, *, target: dict) -> tuple[dict, LoadReport]:
-    """Those of the file `config.model.init_from`, or of the best checkpoint of the run there. Raises InputError."""
+def pretrained_variables(
+    model: ConfigDict, *, target: dict, num_classes: int, data_dir: str
+) -> tuple[dict, LoadReport]:
+    """Those of the file `config.model.init_from`, which may be a name, or of the best checkpoint of the run there.
+    Raises InputError."""
+    if is_pretrained_name(model.init_from):
+        file = pretrained_file(model, num_classes=num_classes, data_dir=data_dir)
+        variables, report = load_variables(model, target=target, file=file)
+        return variables, dataclasses.replace(report, note=(f"{model.init_from} is {file}", *report.note))
     folder = Path(model.init_from).expanduser()
     if not folder.is_dir():
         return load_variables(model, target=target)
@@ -90,6 +101,7 @@ def restore_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple
     if workdir is None:
         if not config.model.init_from:
             raise InputError("without --workdir=RUN, config.model.init_from is needed: the weights to use.")
+        settle_pretrained(config)
         return None, create_peers(config, num_classes=num_classes, steps=1)[0]
     check_networks_match(config, load_config(workdir))
     with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:

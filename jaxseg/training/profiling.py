@@ -21,6 +21,7 @@ from jaxseg.config_checks import check_batch_statistics, check_devices, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
 from jaxseg.files import write_json
+from jaxseg.models.pretrained import settle_pretrained
 from jaxseg.provenance import provenance
 from jaxseg.training import parallel
 from jaxseg.training.failures import failures_as_errors
@@ -34,6 +35,7 @@ TRACED_STEPS = 5  # after them: a trace costs time itself, and grows by some MB 
 def profile(config: ConfigDict, workdir: Path) -> dict:
     """Times training steps and writes trace and summary. Raises InputError and ResourceError as training does."""
     validate(config)
+    settle_pretrained(config)
     check_batch_statistics(config)
     check_devices(config, devices=jax.device_count())
     workdir.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def write_or_check_config(workdir: Path, config: ConfigDict, prepared: Prepared)
         stored = load_config(workdir)
         changed = config_differences(stored, config)
         if not any((workdir / "checkpoints").glob("[0-9]*")):  # a start from weights that could not be read
-            started_from = ("model.init_from", "model.init_parts")
+            started_from = ("model.init_from", "model.init_parts", "model.normalize")
             changed = {field: line for field, line in changed.items() if not field.endswith(started_from)}
         lines = list(changed.values())
         fingerprint = json.loads(path.read_text(encoding="utf-8")).get("data")
@@ -114,5 +114,5 @@ def write_load_reports(workdir: Path, reports: Mapping[str, LoadReport]) -> list
         path = workdir / f"init_{name}.txt"
         path.write_text("\n".join(report.lines()) + "\n", encoding="utf-8")
         counts = f"{len(report.loaded)} loaded, {len(report.fresh)} fresh, {len(report.dropped)} dropped"
-        sentences.append(f"{name}: starts from other weights, tensors: {counts}; see {path}")
+        sentences.append(f"{name}: starts from other weights, tensors: {'; '.join([counts, *report.note])}; see {path}")
     return sentences

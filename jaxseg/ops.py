@@ -139,8 +139,14 @@ def half_pixel_weights(n: Length, m: Length, dtype: Any) -> np.ndarray | Array:
     return xp.maximum(0, 1 - xp.abs(at[:, None] - 2 * m * xp.arange(n)[None]) / (2 * m)).astype(dtype)
 
 
-def align_corners_weights(n: int, m: int, dtype: Any) -> np.ndarray:
-    """[m, n]: output i is read at i (n - 1) / (m - 1), reckoned in `dtype` as PyTorch does."""
+def align_corners_weights(n: Length, m: Length, dtype: Any) -> np.ndarray | Array:
+    """[m, n]: output i is read at i (n - 1) / (m - 1), reckoned in `dtype` as PyTorch does.
+
+    For the symbols of an exported program it is counted in integers, in (m - 1)-ths of an input; there m is 2 or more.
+    """
+    if not (isinstance(n, int) and isinstance(m, int)):
+        distance = jnp.abs(jnp.arange(m)[:, None] * (n - 1) - jnp.arange(n)[None] * (m - 1))
+        return jnp.maximum(0, 1 - distance / (m - 1)).astype(dtype)
     scale = np.asarray(n - 1, dtype) / np.asarray(max(m - 1, 1), dtype)
     place = np.arange(m, dtype=dtype) * scale
     low = np.minimum(place.astype(int), n - 1)
@@ -151,3 +157,30 @@ def align_corners_weights(n: int, m: int, dtype: Any) -> np.ndarray:
     matrix[output, low] = 1 - weight
     matrix[output, high] += weight
     return matrix
+
+
+def adaptive_average_pool(x: Float[ArrayLike, "b h w c"], bins: int) -> Float[Array, "b n n c"]:
+    """Means of `bins` × `bins` parts of each map, as `torch.nn.AdaptiveAvgPool2d`, in float32 or wider.
+
+    Part i goes from floor(i h / n) to ceil((i + 1) h / n): neighbors may share a row.
+
+    >>> adaptive_average_pool(jnp.arange(3.0).reshape(1, 1, 3, 1), 2)[0, 0, :, 0].tolist()
+    [0.5, 1.5]
+    """
+    x = promote_to_float32(x)
+    rows, columns = (_part_weights(length, bins, x.dtype) for length in x.shape[1:3])
+    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision=lax.Precision.HIGHEST)
+
+
+def _part_weights(length: Length, bins: int, dtype: Any) -> Array:
+    """[bins, length]: 1 / its size within part i, 0 outside."""
+    place = jnp.arange(length)[None]
+    number = jnp.arange(bins)[:, None]
+    inside = (place >= number * length // bins) & (place < -((-(number + 1) * length) // bins))
+    return inside.astype(dtype) / inside.sum(1, keepdims=True).astype(dtype)
+
+
+def repeat_pixels(x: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Every pixel as 2 × 2: nearest-neighbor upsampling."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)

@@ -4,6 +4,11 @@ PyTorch's layers and numerics; README.md says how closely, and how its weights a
 """
 
 from jaxseg.models.deeplabv3 import DeepLabV3
+from jaxseg.models.deeplabv3plus import DeepLabV3Plus
+from jaxseg.models.fcn import FCN
+from jaxseg.models.fpn import FPN
+from jaxseg.models.pspnet import PSPNet
+from jaxseg.models.resnet_unet import ResNetUNet
 from jaxseg.models.unet import UNet
 
-__all__ = ["DeepLabV3", "UNet"]
+__all__ = ["FCN", "FPN", "DeepLabV3", "DeepLabV3Plus", "PSPNet", "ResNetUNet", "UNet"]

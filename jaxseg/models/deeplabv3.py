@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxseg.models.layers import ConvNorm, bias_init, conv_init, normalize
+from jaxseg.models.layers import ConvNorm, SeparableConvNorm, bias_init, conv_init, normalize
 from jaxseg.models.resnet import ResNet
 from jaxseg.ops import promote_to_float32, resize_bilinear
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # dilations of the pyramid by output stride; the paper, sections 3.3 and 4.2
 HEAD_FEATURES = 4  # channels of the head over the stem's: torchvision's 256 over 64
-AUXILIARY_DROPOUT = 0.1  # torchvision's FCNHead
+FCN_DROPOUT = 0.1  # torchvision's FCNHead
 
 
 class DeepLabV3(nn.Module):
@@ -45,11 +45,11 @@ class DeepLabV3(nn.Module):
         width = HEAD_FEATURES * self.stem_features
         common = {"dtype": self.dtype, "axis_name": self.axis_name}
         x = normalize(image, self.mean, self.std).astype(self.dtype)
-        stage3, x = ResNet(
+        *_, stage3, x = ResNet(
             self.backbone, self.stem_features, self.output_stride, remat=self.remat, **common, name="backbone"
         )(x, train=train)
         if self.auxiliary:
-            head = AuxiliaryHead(self.num_classes, stage3.shape[-1] // 4, **common, name="auxiliary")
+            head = FCNHead(self.num_classes, stage3.shape[-1] // 4, **common, name="auxiliary")
             logits = resize_bilinear(head(stage3, train=train), image.shape[1:3])
             self.sow("auxiliary", "logits", logits)
         x = PyramidPooling(width, RATES[self.output_stride], self.dropout, **common, name="aspp")(x, train=train)
@@ -58,18 +58,23 @@ class DeepLabV3(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Atrous spatial pyramid pooling: a 1×1, three dilated 3×3 and the image's mean, concatenated, projected, dropped."""
+    """Atrous spatial pyramid pooling: a 1×1, three dilated 3×3 and the image's mean, concatenated, projected, dropped.
+
+    separable: the 3×3 are one kernel per channel, then 1×1, as in DeepLabV3+.
+    """
 
     features: int
     rates: tuple[int, int, int]
     dropout: float
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    separable: bool = False
 
     @nn.compact
     def __call__(self, x: Float[ArrayLike, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         def conv(size, name, dilation=1):
-            return ConvNorm(self.features, size, 1, dilation, conv_init, self.dtype, self.axis_name, name=name)
+            kind = SeparableConvNorm if self.separable and size > 1 else ConvNorm
+            return kind(self.features, size, 1, dilation, conv_init, self.dtype, self.axis_name, name=name)
 
         branches = [conv(1, "conv1")(x, train=train)]
         for i, rate in enumerate(self.rates, start=2):
@@ -82,8 +87,8 @@ class PyramidPooling(nn.Module):
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
 
-class AuxiliaryHead(nn.Module):
-    """torchvision's FCNHead: 3×3, dropout, 1×1."""
+class FCNHead(nn.Module):
+    """torchvision's head of FCN, and auxiliary head of DeepLabV3: 3×3, dropout, 1×1."""
 
     num_classes: int
     features: int
@@ -93,7 +98,7 @@ class AuxiliaryHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[ArrayLike, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         x = nn.relu(ConvNorm(self.features, 3, dtype=self.dtype, axis_name=self.axis_name, name="conv")(x, train=train))
-        x = nn.Dropout(AUXILIARY_DROPOUT, deterministic=not train)(x)
+        x = nn.Dropout(FCN_DROPOUT, deterministic=not train)(x)
         return classifier(self.num_classes, self.features, self.dtype)(x)
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxseg.config import peer_path, peer_sections
 from jaxseg.config_checks import validate
 from jaxseg.console import PlainConsole, progress_bar
-from jaxseg.data.download import RemoteFile, download, checksum_of, with_size
+from jaxseg.data.download import RemoteFile, checksum_of, download, with_size
 from jaxseg.errors import InputError, did_you_mean
 from jaxseg.files import file_lock
 

@@ -1,7 +1,7 @@
 """Residual networks as backbones, as torchvision builds them: He et al. (arXiv 1512.03385), stride in the 3×3 layer.
 
-In: image [b, h, w, 3]. Out: the maps of the last two stages. With `output_stride` 8 or 16 the last two or the last
-stage keep their size and dilate their 3×3 kernels instead (torchvision's `replace_stride_with_dilation`).
+In: image [b, h, w, 3]. Out: the maps of the first layer and of the four stages. With `output_stride` 8 or 16 the last two
+or the last stage keep their size and dilate their 3×3 kernels instead (torchvision's `replace_stride_with_dilation`).
 """
 
 import flax.linen as nn
@@ -11,8 +11,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxseg.models.layers import ConvNorm, apply_block, max_pool_3x3
 
-# Bottlenecks in each of the four stages. The paper's table 1, and one of a bottleneck a stage for CPUs and tests.
-DEPTHS = {"resnet14": (1, 1, 1, 1), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+# Blocks in each of the four stages. The paper's table 1, and one of a bottleneck a stage for CPUs and tests.
+DEPTHS = {"resnet14": (1, 1, 1, 1), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+BASIC = ("resnet34",)  # of two 3×3 layers a block, not of bottlenecks
 EXPANSION = 4  # channels that leave a bottleneck over channels within it; the paper's table 1
 # torchvision: kaiming_normal_(mode="fan_out", nonlinearity="relu")
 resnet_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -40,11 +41,37 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
-    """Returns the maps of stages 3 and 4: [b, h/s, w/s, 16 f] and [b, h/s, w/s, 32 f], s the output stride (stage 3 of
-    output stride 32 apart), f `stem_features`; sizes are rounded up.
+class BasicBlock(nn.Module):
+    """relu(x + f(x)), f: two 3×3 layers, the stride in the first; x projected where it differs."""
 
-    remat: each bottleneck is computed again in the backward pass instead of keeping what is inside it.
+    features: int
+    stride: int
+    dilation: int
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[ArrayLike, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+        def conv(size, name, stride=1, dilation=1):
+            return ConvNorm(self.features, size, stride, dilation, resnet_init, self.dtype, self.axis_name, name=name)
+
+        y = nn.relu(conv(3, "conv1", self.stride, self.dilation)(x, train=train))
+        y = conv(3, "conv2", dilation=self.dilation)(y, train=train)
+        if self.stride != 1 or x.shape[-1] != y.shape[-1]:
+            x = conv(1, "downsample", self.stride)(x, train=train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Returns five maps: [b, h/2, w/2, f] of the first layer, f `stem_features`, and of the stages at strides of 4, 8, 16
+    and 32, the last of them `output_stride` at most; sizes are rounded up.
+
+    Of bottlenecks, stage k has 2 f 2^k channels; of basic blocks a quarter.
+
+    Args (fields): backbone; stem_features; output_stride; dilate_first, whether the first block of a stage that dilates
+    does so too (segmentation_models_pytorch) or still sees the grid of the stage before (torchvision); stages, how many
+    are computed: the others have parameters, and no map; dtype; axis_name; remat, each block is computed again in the
+    backward pass instead of keeping what is inside it.
     """
 
     backbone: str = "resnet50"
@@ -53,27 +80,29 @@ class ResNet(nn.Module):
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
     remat: bool = False
+    dilate_first: bool = False
+    stages: int = 4
 
     @nn.compact
-    def __call__(
-        self, x: Float[ArrayLike, "b h w c"], *, train: bool
-    ) -> tuple[Float[Array, "b h3 w3 d3"], Float[Array, "b h4 w4 d4"]]:
+    def __call__(self, x: Float[ArrayLike, "b h w c"], *, train: bool) -> list[Float[Array, "b _ _ _"]]:
         x = ConvNorm(self.stem_features, 7, 2, 1, resnet_init, self.dtype, self.axis_name, name="stem")(x, train=train)
-        x = max_pool_3x3(nn.relu(x))
-        stages = []
-        for stage, (blocks, stride, dilations) in enumerate(plan(self.backbone, self.output_stride), start=1):
+        maps = [nn.relu(x)]
+        x = max_pool_3x3(maps[0])
+        kind = BasicBlock if self.backbone in BASIC else Bottleneck
+        wanted = 4 if self.is_initializing() else self.stages
+        for stage, (blocks, stride, dilations) in enumerate(plan(self.backbone, self.output_stride)[:wanted], start=1):
             for i in range(blocks):
-                block = Bottleneck(
+                block = kind(
                     self.stem_features * 2 ** (stage - 1),
                     stride if i == 0 else 1,
-                    dilations[min(i, 1)],
+                    dilations[1 if self.dilate_first else min(i, 1)],
                     self.dtype,
                     self.axis_name,
                     name=f"stage{stage}_block{i + 1}",
                 )
                 x = apply_block(block, x, train=train, remat=self.remat)
-            stages.append(x)
-        return stages[2], stages[3]
+            maps.append(x)
+        return maps[: self.stages + 1]
 
 
 def plan(backbone: str, output_stride: int) -> list[tuple[int, int, tuple[int, int]]]:

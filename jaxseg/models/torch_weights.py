@@ -21,11 +21,12 @@ from jaxseg.models.resnet import DEPTHS
 from jaxseg.models.unet import LEVELS, UNet
 from jaxseg.models.weights_io import StateDict, read_state_dict, strip_prefix
 
-START_PX = 2**LEVELS  # side of the image that variables are made with: the smallest that every network takes
+START_PX = 32  # side of the image that variables are made with: the smallest that every network takes
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
 UNET_HEAD = ("conv.",)
 DEEPLABV3_HEADS = ("classifier.4.", "aux_classifier.4.")
-OWN_HEADS = ("params/head/", "params/auxiliary/head/")
+OWN_HEADS = ("params/head/", "params/auxiliary/head/", "params/classifier/head/")
+KERNEL_AXES = (2, 3, 1, 0)  # [out, in, h, w] -> [h, w, in, out]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,19 +84,20 @@ def unet_tensor_maps() -> list[TensorMap]:
     return tensor_maps
 
 
-def resnet_tensor_maps(depths: Iterable[int]) -> list[TensorMap]:
-    """Every tensor of torchvision's dilated ResNet as a backbone, its own classifier `fc` apart."""
-    tensor_maps = conv_norm_tensor_maps("backbone.conv1", "backbone.bn1", ("backbone", "stem"))
+def resnet_tensor_maps(
+    depths: Iterable[int], *, theirs: str = "backbone", ours: str = "backbone", is_basic: bool = False
+) -> list[TensorMap]:
+    """Every tensor of torchvision's ResNet below the names `theirs` and `ours`, its own classifier `fc` apart."""
+    tensor_maps = conv_norm_tensor_maps(f"{theirs}.conv1", f"{theirs}.bn1", (ours, "stem"))
     for stage, blocks in enumerate(depths, start=1):
         for i in range(blocks):
-            theirs = f"backbone.layer{stage}.{i}"
-            ours = ("backbone", f"stage{stage}_block{i + 1}")
-            for k in (1, 2, 3):
-                tensor_maps += conv_norm_tensor_maps(f"{theirs}.conv{k}", f"{theirs}.bn{k}", (*ours, f"conv{k}"))
-            if i == 0:
-                tensor_maps += conv_norm_tensor_maps(
-                    f"{theirs}.downsample.0", f"{theirs}.downsample.1", (*ours, "downsample")
-                )
+            block = f"{theirs}.layer{stage}.{i}"
+            path = (ours, f"stage{stage}_block{i + 1}")
+            for k in (1, 2) if is_basic else (1, 2, 3):
+                tensor_maps += conv_norm_tensor_maps(f"{block}.conv{k}", f"{block}.bn{k}", (*path, f"conv{k}"))
+            if i == 0 and not (is_basic and stage == 1):
+                downsample = f"{block}.downsample"
+                tensor_maps += conv_norm_tensor_maps(f"{downsample}.0", f"{downsample}.1", (*path, "downsample"))
     return tensor_maps
 
 
@@ -117,14 +119,14 @@ def deeplabv3_tensor_maps(depths: Iterable[int], *, auxiliary: bool) -> list[Ten
 
 def conv_norm_tensor_maps(conv: str, norm: str, path: tuple[str, ...]) -> list[TensorMap]:
     return [
-        TensorMap(f"{conv}.weight", "params", (*path, "kernel"), (2, 3, 1, 0)),
+        TensorMap(f"{conv}.weight", "params", (*path, "kernel"), KERNEL_AXES),
         *norm_tensor_maps(norm, (*path, "norm")),
     ]
 
 
 def head_tensor_maps(torch_name: str, path: tuple[str, ...]) -> list[TensorMap]:
     return [
-        TensorMap(f"{torch_name}.weight", "params", (*path, "kernel"), (2, 3, 1, 0)),
+        TensorMap(f"{torch_name}.weight", "params", (*path, "kernel"), KERNEL_AXES),
         TensorMap(f"{torch_name}.bias", "params", (*path, "bias")),
     ]
 
@@ -150,8 +152,8 @@ def load_unet(
     state_dict: StateDict | str | Path, *, target: Mapping | None = None, parts: str = "all"
 ) -> tuple[dict, LoadReport]:
     """`unet_from_torch` with its report."""
-    state_dict, prefix = strip_prefix(_mapping(state_dict))
-    fresh = _fresh_names(parts, {"all": (), "all_but_head": UNET_HEAD}, target)
+    state_dict, prefix = strip_prefix(to_mapping(state_dict))
+    fresh = fresh_names(parts, {"all": (), "all_but_head": UNET_HEAD}, target)
     if target is None:
         features = _size_of(state_dict, "encoder1.enc1conv1.weight") or 1
         classes = _size_of(state_dict, "conv.weight") or 1
@@ -185,9 +187,9 @@ def load_deeplabv3(
     state_dict: StateDict | str | Path, *, target: Mapping | None = None, auxiliary: bool = False, parts: str = "all"
 ) -> tuple[dict, LoadReport]:
     """`deeplabv3_from_torch` with its report."""
-    state_dict, prefix = strip_prefix(_mapping(state_dict))
+    state_dict, prefix = strip_prefix(to_mapping(state_dict))
     known = {"all": (), "all_but_head": DEEPLABV3_HEADS, "backbone": ("classifier.", "aux_classifier.")}
-    fresh = _fresh_names(parts, known, target)
+    fresh = fresh_names(parts, known, target)
     if parts == "backbone" and not any(name.startswith("backbone.") for name in state_dict):
         state_dict = {f"backbone.{name}": array for name, array in state_dict.items()}
     if target is None:
@@ -258,16 +260,16 @@ def load_own_names(state_dict: StateDict, *, target: Mapping, parts: str = "all"
         [TensorMap(name, name.split("/")[0], tuple(name.split("/")[1:])) for name in names],
         target=target,
         architecture="this network",
-        fresh=_fresh_names(parts, known, target),
+        fresh=fresh_names(parts, known, target),
         dropped=() if "auxiliary" in target["params"] else ("params/auxiliary/", "batch_stats/auxiliary/"),
     )
 
 
-def _mapping(state_dict: StateDict | str | Path) -> StateDict:
+def to_mapping(state_dict: StateDict | str | Path) -> StateDict:
     return read_state_dict(state_dict) if isinstance(state_dict, str | Path) else state_dict
 
 
-def _fresh_names(parts: str, known: Mapping, target: Mapping | None) -> tuple[str, ...]:
+def fresh_names(parts: str, known: Mapping, target: Mapping | None) -> tuple[str, ...]:
     """What names of tensors that stay fresh begin with. Raises InputError."""
     if parts not in known:
         raise InputError(f"parts={parts!r}; expected {' or '.join(known)}.")

@@ -6,7 +6,7 @@ Paper:     "Deep Image Segmentation based on Mutual Information: A Study", RECPA
 Command:   python -m jaxseg.main --config=configs/mutual_voc.py --config.data.source_dir=FOLDER
            (on a machine without a GPU: --config.train.batch_size=2 --config.peers.teacher.model.backbone=resnet14)
 Teacher:   starts from fresh weights; from torchvision's, as in the released code, with a fresh head:
-           --config.peers.teacher.model.init_from=deeplabv3_resnet50_coco.pth
+           --config.peers.teacher.model.init_from=torchvision/deeplabv3_resnet50_coco
            --config.peers.teacher.model.init_parts=all_but_head
 Variant:   configs/mutual_voc.py:released does what the study's released code does: its loss in place of the KL
            divergence, over all pixels, batches of 10, Adam at 1e-4, and what configs/unet_voc.py:released does. The

@@ -68,7 +68,9 @@ MAX_BATCH = 65_536
 MAX_PX = 16_384
 
 UNET = ("model.name", "unet")
-DEEPLABV3 = ("model.name", "deeplabv3")
+ON_RESNET = ("deeplabv3", "deeplabv3plus", "fcn", "fpn", "pspnet", "resnet_unet")  # networks with a backbone
+RESNET = ("model.name", ON_RESNET)
+DILATED = ("model.name", ("deeplabv3", "fcn"))
 RMI = ("loss.name", "pixel_and_rmi")
 VOC2012 = ("data.name", "voc2012")
 PUBLIC_ARCHIVE = ("data.name", ("voc2012", "ade20k"))
@@ -105,15 +107,17 @@ SECTIONS = {
     }),
     # This section and the next two are of one network: a further peer has its own.
     "model": ("what the network is", {
-        "name": Field("unet", "The network.", source="study", choices={"unet": "", "deeplabv3": ""}),
+        "name": Field("unet", "The network.", source="study", choices={
+            "unet": "", "deeplabv3": "", "deeplabv3plus": "", "fcn": "", "fpn": "", "pspnet": "",
+            "resnet_unet": "U-Net with a ResNet as encoder"}),
         "features": Field(32, "Channels of the first level.", at_least=1, at_most=4_096, needs=UNET, source="study"),
-        "backbone": Field("resnet50", "What feeds the head.", needs=DEEPLABV3, source="code", choices={
-            "resnet50": "", "resnet101": "", "resnet14": "for CPUs"}),
+        "backbone": Field("resnet50", "What feeds the head.", needs=RESNET, source="code", choices={
+            "resnet50": "", "resnet101": "", "resnet34": "of basic blocks", "resnet14": "for CPUs"}),
         "stem_features": Field(64, "Channels of the backbone's first layer; all others are in proportion.",
-                               at_least=1, at_most=4_096, needs=DEEPLABV3),
-        "output_stride": Field(8, "Image pixels per pixel of the backbone's output.", needs=DEEPLABV3, source="code", choices={
+                               at_least=1, at_most=4_096, needs=RESNET),
+        "output_stride": Field(8, "Image pixels per pixel of the backbone's output.", needs=DILATED, source="code", choices={
             8: "", 16: "a quarter of the arithmetic in the last two stages"}),
-        "auxiliary": Field(False, "A second head on stage 3 while training.", needs=DEEPLABV3),
+        "auxiliary": Field(False, "A second head on stage 3 while training.", needs=DILATED),
         "normalize": Field("none", "What is done to images in [0, 1].", source="code", choices={
             "none": "nothing", "imagenet": "as torchvision's weights want it; their names in init_from set it"}),
         "dtype": Field("float32", "Of the computation; parameters and BatchNorm statistics are float32.", choices={
@@ -123,7 +127,7 @@ SECTIONS = {
                            " checkpoint, or a name such as torchvision/resnet50 (jaxseg/models/README.md), whose file is"
                            ' fetched once into data.dir. "": fresh ones.'),
         "init_parts": Field("all", "What is taken of init_from; the name of an ImageNet ResNet sets backbone.", choices={
-            "all": "", "all_but_head": "", "backbone": "of deeplabv3, also from an ImageNet ResNet"}),
+            "all": "", "all_but_head": "", "backbone": "of all but unet, also from an ImageNet ResNet"}),
     }),
     "loss": ("what the network learns by", {
         "name": Field("pixel", "The terms.", choices={

@@ -8,10 +8,30 @@ import re
 
 from ml_collections import ConfigDict
 
-from jaxseg.config import FIELDS, Field, all_fields, find_field, get_field, is_frozen, peer_path, peer_sections
+from jaxseg.config import (
+    FIELDS,
+    ON_RESNET,
+    Field,
+    all_fields,
+    find_field,
+    get_field,
+    is_frozen,
+    peer_path,
+    peer_sections,
+)
 from jaxseg.errors import InputError, did_you_mean
 
-UNET_MULTIPLE_PX = 16  # four halvings
+# Heights and widths that a network takes are multiples of this: by how often it halves them.
+SIZE_MULTIPLE_PX = {
+    "unet": 16,
+    "deeplabv3": 1,
+    "deeplabv3plus": 16,
+    "fcn": 1,
+    "fpn": 32,
+    "pspnet": 8,
+    "resnet_unet": 32,
+}
+POOLED = ("deeplabv3", "deeplabv3plus")  # with a branch that leaves one pixel of an image, normalized
 
 
 def validate(config: ConfigDict) -> None:
@@ -61,16 +81,20 @@ def _check_needs(config: ConfigDict, path: str, field: Field) -> None:
 
 
 def _validate_model(model: ConfigDict, where: str, *, crop_px: int) -> None:
-    if model.name == "unet" and crop_px % UNET_MULTIPLE_PX:
-        below = crop_px // UNET_MULTIPLE_PX * UNET_MULTIPLE_PX
+    multiple = SIZE_MULTIPLE_PX[model.name]
+    if crop_px % multiple:
+        below = crop_px // multiple * multiple
         raise InputError(
-            f"config.data.crop_px={crop_px} does not suit {where}.model.name='unet', which halves the image four"
-            f" times; use a multiple of {UNET_MULTIPLE_PX}, for instance {below} or {below + UNET_MULTIPLE_PX}."
+            f"config.data.crop_px={crop_px} does not suit {where}.model.name={model.name!r}, which halves the image"
+            f" {multiple.bit_length() - 1} times; use a multiple of {multiple}, for instance"
+            f" {' or '.join(str(px) for px in (below, below + multiple) if px)}."
         )
     if model.init_parts != "all" and not model.init_from:
         raise InputError(f"{where}.model.init_parts={model.init_parts!r} needs {where}.model.init_from.")
-    if model.init_parts == "backbone" and model.name != "deeplabv3":
-        raise InputError(f"{where}.model.init_parts='backbone' is for {where}.model.name='deeplabv3'.")
+    if model.init_parts == "backbone" and model.name not in ON_RESNET:
+        raise InputError(
+            f"{where}.model.init_parts='backbone' is for {where}.model.name={' or '.join(map(repr, ON_RESNET))}."
+        )
 
 
 def _validate_mutual(config: ConfigDict) -> None:
@@ -175,13 +199,22 @@ def check_batch_statistics(config: ConfigDict) -> None:
     if train.batch_size > train.accumulate_steps:
         return
     for name, section in peer_sections(config).items():
-        is_unet = section.model.name == "unet"
-        if is_frozen(config, name) or (is_unet and config.data.crop_px > UNET_MULTIPLE_PX):
+        if is_frozen(config, name) or least_pixels(section.model, config.data.crop_px) > 1:
             continue
-        where = "the lowest level of its crops" if is_unet else "its pooled branch"
+        pooled = section.model.name in POOLED
+        where = "its pooled branch" if pooled else "the lowest level of its crops"
         raise InputError(
             f"config.train.batch_size={train.batch_size} with config.train.accumulate_steps={train.accumulate_steps} is one"
             f" image per pass: BatchNorm in {where} of {name} ({peer_path(config, name)}.model.name={section.model.name!r})"
             " would normalize a single value per channel. Use at least 2 images per pass: a larger batch_size, or fewer"
             " accumulate_steps."
         )
+
+
+def least_pixels(model: ConfigDict, crop_px: int) -> int:
+    """Of a crop, how many pixels the smallest map has that BatchNorm sees."""
+    if model.name in POOLED:
+        return 1
+    if model.name == "fcn":
+        return math.ceil(crop_px / model.output_stride) ** 2
+    return (crop_px // SIZE_MULTIPLE_PX[model.name]) ** 2

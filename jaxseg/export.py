@@ -26,12 +26,12 @@ from ml_collections import ConfigDict
 
 from jaxseg import cli
 from jaxseg.config import peer_path, peer_sections
-from jaxseg.config_checks import validate
+from jaxseg.config_checks import SIZE_MULTIPLE_PX, validate
 from jaxseg.errors import InputError
 from jaxseg.files import make_parent
 from jaxseg.inference.export_check import sidecar, write_verified
 from jaxseg.inference.export_formats import FILE_SUFFIXES, Export, RefusedError, import_onnx, make_export
-from jaxseg.models.factory import NORMALIZE, SIZE_MULTIPLE_PX
+from jaxseg.models.factory import NORMALIZE
 from jaxseg.training.peers import labels_of_run, restore_peers
 
 
@@ -61,12 +61,22 @@ def torch_counterpart(export: Export) -> str:
             f"for the brain-segmentation U-Net: UNet(in_channels=3, out_channels={classes}, init_features="
             f"{section.features}).load_state_dict(…); its own forward ends in a sigmoid, which is no part of these logits"
         )
+    is_torchvision = section.name in ("deeplabv3", "fcn")
+    library = "torchvision" if is_torchvision else "segmentation_models_pytorch"
     names = {"backbone": ("resnet50", "resnet101"), "stem_features": (64,), "output_stride": (8,)}
+    if not is_torchvision:
+        names["backbone"] = ("resnet34", "resnet50", "resnet101")
     other = [f"{name}={section[name]}" for name, known in names.items() if section[name] not in known]
     if other:
-        return f"torchvision builds no DeepLabV3 with {', '.join(other)}: names and layouts are its own, the network is not"
+        title = "DeepLabV3" if section.name == "deeplabv3" else type(export.model).__name__
+        return f"{library} builds no {title} with {', '.join(other)}: names and layouts are its own, the network is not"
+    if not is_torchvision:
+        kind = {"ResNetUNet": "Unet"}.get(type(export.model).__name__, type(export.model).__name__)
+        return (
+            f'for {library}: {kind}("{section.backbone}", encoder_weights=None, classes={classes}).load_state_dict(…)'
+        )
     return (
-        f"for torchvision: deeplabv3_{section.backbone}(weights=None, weights_backbone=None, num_classes={classes},"
+        f"for torchvision: {section.name}_{section.backbone}(weights=None, weights_backbone=None, num_classes={classes},"
         f' aux_loss={section.auxiliary or None}).load_state_dict(…); logits are its output\'s "out"'
     )
 

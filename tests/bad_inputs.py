@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests import raw_data
+from tests import raw_data, torch_files
 
 TINY = "data.size_px=36 data.crop_px=32 data.threads=2 data.dir=data model.features=4 train.epochs=1 train.batch_size=2"
 TINY = [f"--config.{field}" for field in [*TINY.split(), "eval.batch_size=2", "eval.every_epochs=1"]]
@@ -615,9 +615,20 @@ def _(folder):
     (folder / "weights.safetensors").write_bytes(struct.pack("<Q", 1 << 40) + b"{}")
 
 
-@weights("pth with a pickled call", "weights.pth: ", "weights.pth")  # without PyTorch: what to install
+@weights("pth with a pickled call", "weights.pth: it holds os.mkdir; nothing but tensors", "weights.pth")
 def _(folder):
-    (folder / "weights.pth").write_bytes(b"cos\nmkdir\n(S'harm'\ntR.")
+    call = torch_files.Call(torch_files.Global("os", "mkdir"), ("harm",))
+    (folder / "weights.pth").write_bytes(torch_files.archive({"conv.bias": call}))
+
+
+@weights("pth cut short", "weights.pth: it is no whole file of torch.save", "weights.pth")
+def _(folder):
+    whole = torch_files.archive(torch_files.tensors(tensors(folder)))
+    (folder / "weights.pth").write_bytes(whole[: len(whole) // 2])
+
+
+weights("name that is not known", "Did you mean 'torchvision/resnet50'?", "torchvision/resnet5O")(nothing)
+weights("name of another network", "for model.name=deeplabv3, and it is 'unet'", "torchvision/resnet50")(nothing)
 
 
 @weights("folder without a run", "camvid: no run there (config.json is missing)", "camvid")

@@ -23,9 +23,9 @@ from jaxseg.config import (
     unknown_field,
     use_mutual_learning,
 )
-from jaxseg.config_checks import UNET_MULTIPLE_PX, check_devices, validate
+from jaxseg.config_checks import SIZE_MULTIPLE_PX, UNET_MULTIPLE_PX, check_devices, validate
 from jaxseg.errors import InputError
-from jaxseg.models.factory import NORMALIZE, SIZE_MULTIPLE_PX
+from jaxseg.models.factory import NORMALIZE
 from jaxseg.models.resnet import DEPTHS
 from jaxseg.training.checkpoint import HIGHER_IS_BETTER
 from tests import ROOT

@@ -23,17 +23,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg.config import peer_sections
+from jaxseg.config_checks import SIZE_MULTIPLE_PX
 from jaxseg.errors import InputError
 from jaxseg.labels import LABELS, Labels
-from jaxseg.models.factory import NORMALIZE, SIZE_MULTIPLE_PX, make_model
-from jaxseg.models.torch_weights import (
-    deeplabv3_from_torch,
-    deeplabv3_to_torch,
-    flatten,
-    load_own_names,
-    unet_from_torch,
-    unet_to_torch,
-)
+from jaxseg.models.factory import NORMALIZE, make_model
+from jaxseg.models.torch_tensors import flatten
+from jaxseg.models.torch_weights import load_own_names, variables_from_torch, variables_to_torch
 from jaxseg.models.weights_io import read_state_dict, write_state_dict
 from jaxseg.provenance import command, commit
 from jaxseg.version import __version__
@@ -82,7 +77,8 @@ def inference_fn(model: nn.Module, variables: dict) -> PredictFn:
 
 def symbolic_multiple_px(section: ConfigDict) -> int:
     """Heights and widths in a StableHLO file are multiples of this: only so can sizes be followed as symbols."""
-    return max(SIZE_MULTIPLE_PX[section.name], section.output_stride if section.name == "deeplabv3" else 1)
+    dilated = section.output_stride if section.name in ("deeplabv3", "fcn") else 1
+    return max(SIZE_MULTIPLE_PX[section.name], dilated)
 
 
 def write_stablehlo(export: Export, path: Path) -> None:
@@ -154,18 +150,14 @@ def read_safetensors(export: Export, path: Path) -> PredictFn:
 
 def write_torch(export: Export, path: Path) -> None:
     """Every tensor by PyTorch's name and in its layout."""
-    to_torch = unet_to_torch if export.section.name == "unet" else deeplabv3_to_torch
     metadata = {"jaxseg": json.dumps(export.about)}
-    write_state_dict(path, to_torch(export.variables), suffix=export.suffix, metadata=metadata)
+    state_dict = variables_to_torch(export.model, export.variables)
+    write_state_dict(path, state_dict, suffix=export.suffix, metadata=metadata)
 
 
 def read_torch(export: Export, path: Path) -> PredictFn:
     state_dict = read_state_dict(path, suffix=export.suffix)
-    target = export.variables
-    if export.section.name == "unet":
-        return same_weights(export, unet_from_torch(state_dict, target=target))
-    auxiliary = export.section.auxiliary
-    return same_weights(export, deeplabv3_from_torch(state_dict, target=target, auxiliary=auxiliary))
+    return same_weights(export, variables_from_torch(export.model, state_dict, target=export.variables))
 
 
 def same_weights(export: Export, read: dict) -> PredictFn:

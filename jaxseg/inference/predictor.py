@@ -20,14 +20,13 @@ from PIL import Image
 from scipy import special
 
 from jaxseg.config import find_config_file, load_config, peer_sections, run_config_file
-from jaxseg.config_checks import validate
+from jaxseg.config_checks import SIZE_MULTIPLE_PX, validate
 from jaxseg.data.sources import read_image, to_rgb
 from jaxseg.data.transforms import resize_image, resized_hw
 from jaxseg.errors import InputError
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.tiling import full_image_logits, sliding_window_logits
 from jaxseg.labels import Labels
-from jaxseg.models.factory import SIZE_MULTIPLE_PX
 from jaxseg.ops import resize_bilinear
 from jaxseg.training import parallel
 from jaxseg.training.peers import labels_of_run, restore_peers

@@ -5,23 +5,22 @@ In: `config.model`. Out: a linen module, and {"params": …, "batch_stats": …}
 
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxseg.models.deeplabv3 import DeepLabV3
-from jaxseg.models.torch_weights import (
-    START_PX,
-    LoadReport,
-    has_own_names,
-    load_deeplabv3,
-    load_own_names,
-    load_unet,
-)
-from jaxseg.models.unet import LEVELS, UNet
+from jaxseg.models.deeplabv3plus import DeepLabV3Plus
+from jaxseg.models.fcn import FCN
+from jaxseg.models.fpn import FPN
+from jaxseg.models.pspnet import PSPNet
+from jaxseg.models.resnet_unet import ResNetUNet
+from jaxseg.models.torch_tensors import START_PX, LoadReport
+from jaxseg.models.torch_weights import has_own_names, load_deeplabv3, load_network, load_own_names, load_unet
+from jaxseg.models.unet import UNet
 from jaxseg.models.weights_io import read_state_dict
 
-SIZE_MULTIPLE_PX = {"unet": 2**LEVELS, "deeplabv3": 1}  # heights and widths that a network takes
 # (mean, std) of red, green, blue: torchvision's transforms for all its weights
 NORMALIZE = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -29,16 +28,23 @@ NORMALIZE = {
 }
 
 
-def make_model(model: ConfigDict, *, num_classes: int, axis_name: str | None) -> UNet | DeepLabV3:
+ON_RESNET = {"deeplabv3plus": DeepLabV3Plus, "fpn": FPN, "pspnet": PSPNet, "resnet_unet": ResNetUNet}
+
+
+def make_model(model: ConfigDict, *, num_classes: int, axis_name: str | None) -> nn.Module:
     """The network that `config.model` asks for."""
     mean, std = NORMALIZE[model.normalize]
     common = {"mean": mean, "std": std, "dtype": jnp.dtype(model.dtype), "axis_name": axis_name, "remat": model.remat}
     if model.name == "unet":
         return UNet(num_classes, model.features, **common)
-    return DeepLabV3(num_classes, model.backbone, model.stem_features, model.output_stride, model.auxiliary, **common)
+    common |= {"backbone": model.backbone, "stem_features": model.stem_features}
+    if model.name in ON_RESNET:
+        return ON_RESNET[model.name](num_classes, **common)
+    kind = DeepLabV3 if model.name == "deeplabv3" else FCN
+    return kind(num_classes, output_stride=model.output_stride, auxiliary=model.auxiliary, **common)
 
 
-def fresh_variables(network: UNet | DeepLabV3, *, seed: int) -> dict:
+def fresh_variables(network: nn.Module, *, seed: int) -> dict:
     """Variables drawn from `seed`: {"params": …, "batch_stats": …}."""
     image = jnp.zeros((1, START_PX, START_PX, 3))
     fresh = jax.jit(network.init, static_argnames="train")(jax.random.key(seed), image, train=False)
@@ -65,4 +71,6 @@ def load_variables(model: ConfigDict, *, target: dict, file: Path | None = None)
         return load_own_names(state_dict, **options)
     if model.name == "unet":
         return load_unet(state_dict, **options)
-    return load_deeplabv3(state_dict, auxiliary=model.auxiliary, **options)
+    if model.name == "deeplabv3":
+        return load_deeplabv3(state_dict, auxiliary=model.auxiliary, **options)
+    return load_network(make_model(model, num_classes=1, axis_name=None), state_dict, **options)

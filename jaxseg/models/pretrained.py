@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxseg.config import peer_path, peer_sections
+from jaxseg.config import ON_RESNET, peer_path, peer_sections
 from jaxseg.config_checks import validate
 from jaxseg.console import PlainConsole, progress_bar
 from jaxseg.data.download import RemoteFile, checksum_of, download, with_size
@@ -20,7 +20,6 @@ from jaxseg.files import file_lock
 
 PREFIX = "torchvision/"
 HOST = "https://download.pytorch.org/models/"
-WITH_BACKBONE = ("deeplabv3",)  # values of model.name that are built on a ResNet
 STEM_FEATURES = 64  # of every ResNet of torchvision
 
 
@@ -151,7 +150,7 @@ def fields_asked_for(model: ConfigDict) -> dict[str, str]:
     """By name, the values of `config.model` that the weights of its `init_from` ask for. Raises InputError where they are
     not of that network."""
     pretrained = find_pretrained(model.init_from)
-    networks = (pretrained.network,) if pretrained.network else WITH_BACKBONE
+    networks = (pretrained.network,) if pretrained.network else ON_RESNET
     wanted = {"name": networks, "backbone": (pretrained.backbone,), "stem_features": (STEM_FEATURES,)}
     for field, values in wanted.items():
         if model[field] not in values:

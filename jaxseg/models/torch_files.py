@@ -13,13 +13,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
 
 STORAGES = {
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
     "BoolStorage": np.dtype(np.bool),
     "ByteStorage": np.dtype(np.uint8),
     "CharStorage": np.dtype(np.int8),

@@ -1,8 +1,8 @@
-"""PyTorch state dicts to variables of our networks and back, tensor by tensor, nothing left over and nothing missing.
+"""State dicts of PyTorch's networks to variables of ours and back: which tensor is which.
 
-In: a state dict, `{name: array}` with PyTorch's layouts (convolutions [out, in, h, w], transposed ones
-[in, out, h, w]), or with our own names and layouts. Out: {"params": …, "batch_stats": …}, float32, and a `LoadReport`
-of every tensor. Raises InputError naming every tensor that is missing, left over or of another shape.
+In: a state dict of the study's U-Net, torchvision or segmentation_models_pytorch, or one with our own names. Out:
+{"params": …, "batch_stats": …}, float32, and a `LoadReport` of every tensor. Raises InputError naming every tensor that is
+missing, left over or of another shape.
 """
 
 import dataclasses
@@ -11,59 +11,37 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import flax.linen as nn
-import jax
 import numpy as np
-from flax import traverse_util
 
-from jaxseg.errors import InputError
 from jaxseg.models.deeplabv3 import DeepLabV3
-from jaxseg.models.resnet import DEPTHS
+from jaxseg.models.deeplabv3plus import DeepLabV3Plus
+from jaxseg.models.fcn import FCN
+from jaxseg.models.fpn import FPN
+from jaxseg.models.pspnet import BINS, PSPNet
+from jaxseg.models.resnet import BASIC, DEPTHS
+from jaxseg.models.resnet_unet import DECODER, ResNetUNet
+from jaxseg.models.torch_tensors import (
+    KERNEL_AXES,
+    LoadReport,
+    TensorMap,
+    conv_norm_tensor_maps,
+    convert,
+    convert_back,
+    flatten,
+    fresh_names,
+    head_tensor_maps,
+    norm_tensor_maps,
+    shapes_of,
+    to_mapping,
+)
 from jaxseg.models.unet import LEVELS, UNet
-from jaxseg.models.weights_io import StateDict, read_state_dict, strip_prefix
+from jaxseg.models.weights_io import StateDict, strip_prefix
 
-START_PX = 32  # side of the image that variables are made with: the smallest that every network takes
-STATISTICS = {"running_mean": "mean", "running_var": "var"}
 UNET_HEAD = ("conv.",)
 DEEPLABV3_HEADS = ("classifier.4.", "aux_classifier.4.")
 OWN_HEADS = ("params/head/", "params/auxiliary/head/", "params/classifier/head/")
-KERNEL_AXES = (2, 3, 1, 0)  # [out, in, h, w] -> [h, w, in, out]
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """What became of every tensor when weights were loaded, each as a line with its name and shape.
-
-    loaded: taken from the file. fresh: of the network, left as they were. dropped: of the file, not taken. note:
-    sentences on the file as a whole.
-    """
-
-    loaded: tuple[str, ...]
-    fresh: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    note: tuple[str, ...] = ()
-
-    def lines(self) -> list[str]:
-        """All of them, each with its kind in front."""
-        return [f"{kind:<8} {name}" for kind, names in dataclasses.asdict(self).items() for name in names]
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorMap:
-    """Where one tensor goes: its PyTorch name, our collection and path, the permutation of its axes (None: none)."""
-
-    torch_name: str
-    collection: str
-    path: tuple[str, ...]
-    axes: tuple[int, ...] | None = None
-
-
-def norm_tensor_maps(torch_name: str, path: tuple[str, ...]) -> list[TensorMap]:
-    """The four tensors of a BatchNorm2d."""
-    return [
-        TensorMap(f"{torch_name}.weight", "params", (*path, "scale")),
-        TensorMap(f"{torch_name}.bias", "params", (*path, "bias")),
-        *(TensorMap(f"{torch_name}.{theirs}", "batch_stats", (*path, ours)) for theirs, ours in STATISTICS.items()),
-    ]
+TORCHVISION = "torchvision"
+SMP = "segmentation_models_pytorch"
 
 
 def unet_tensor_maps() -> list[TensorMap]:
@@ -117,18 +95,71 @@ def deeplabv3_tensor_maps(depths: Iterable[int], *, auxiliary: bool) -> list[Ten
     return tensor_maps
 
 
-def conv_norm_tensor_maps(conv: str, norm: str, path: tuple[str, ...]) -> list[TensorMap]:
+def resnet_maps_of(backbone: str, *, theirs: str, ours: str) -> list[TensorMap]:
+    """Every tensor of a ResNet below the names `theirs` and `ours`."""
+    return resnet_tensor_maps(DEPTHS[backbone], theirs=theirs, ours=ours, is_basic=backbone in BASIC)
+
+
+def separable_tensor_maps(torch_name: str, norm: str, path: tuple[str, ...]) -> list[TensorMap]:
+    """A depthwise and a pointwise kernel, and BatchNorm."""
     return [
-        TensorMap(f"{conv}.weight", "params", (*path, "kernel"), KERNEL_AXES),
+        TensorMap(f"{torch_name}.0.weight", "params", (*path, "depthwise"), KERNEL_AXES),
+        TensorMap(f"{torch_name}.1.weight", "params", (*path, "pointwise"), KERNEL_AXES),
         *norm_tensor_maps(norm, (*path, "norm")),
     ]
 
 
-def head_tensor_maps(torch_name: str, path: tuple[str, ...]) -> list[TensorMap]:
-    return [
-        TensorMap(f"{torch_name}.weight", "params", (*path, "kernel"), KERNEL_AXES),
-        TensorMap(f"{torch_name}.bias", "params", (*path, "bias")),
-    ]
+def deeplabv3plus_tensor_maps() -> list[TensorMap]:
+    """Decoder and head of DeepLabV3+."""
+    aspp = "decoder.aspp.0"
+    maps = conv_norm_tensor_maps(f"{aspp}.convs.0.0", f"{aspp}.convs.0.1", ("aspp", "conv1"))
+    for i in (1, 2, 3):
+        maps += separable_tensor_maps(f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1", ("aspp", f"conv{i + 1}"))
+    maps += conv_norm_tensor_maps(f"{aspp}.convs.4.1", f"{aspp}.convs.4.2", ("aspp", "pooled"))
+    maps += conv_norm_tensor_maps(f"{aspp}.project.0", f"{aspp}.project.1", ("aspp", "project"))
+    maps += separable_tensor_maps("decoder.aspp.1", "decoder.aspp.2", ("conv",))
+    maps += conv_norm_tensor_maps("decoder.block1.0", "decoder.block1.1", ("low_level",))
+    maps += separable_tensor_maps("decoder.block2.0", "decoder.block2.1", ("decoder",))
+    return maps + head_tensor_maps("segmentation_head.0", ("head",))
+
+
+def pspnet_tensor_maps() -> list[TensorMap]:
+    """Decoder and head of PSPNet."""
+    maps = []
+    for place, bins in enumerate(BINS):
+        block = f"decoder.psp.blocks.{place}.pool.1"
+        path = (f"pooled{bins}",)
+        if bins == 1:
+            maps += head_tensor_maps(f"{block}.0", path)
+        else:
+            maps += conv_norm_tensor_maps(f"{block}.0", f"{block}.1", path)
+    maps += conv_norm_tensor_maps("decoder.conv.0", "decoder.conv.1", ("conv",))
+    return maps + head_tensor_maps("segmentation_head.0", ("head",))
+
+
+def fpn_tensor_maps() -> list[TensorMap]:
+    """Decoder and head of FPN."""
+    maps = []
+    for place, level in enumerate((5, 4, 3, 2)):
+        lateral = f"decoder.p{level}" if level == 5 else f"decoder.p{level}.skip_conv"
+        maps += head_tensor_maps(lateral, (f"lateral{level}",))
+        for number in range(max(level - 2, 1)):
+            block = f"decoder.seg_blocks.{place}.block.{number}.block"
+            path = (f"segmentation{level}_{number + 1}",)
+            maps.append(TensorMap(f"{block}.0.weight", "params", (*path, "kernel"), KERNEL_AXES))
+            maps.append(TensorMap(f"{block}.1.weight", "params", (*path, "norm", "scale")))
+            maps.append(TensorMap(f"{block}.1.bias", "params", (*path, "norm", "bias")))
+    return maps + head_tensor_maps("segmentation_head.0", ("head",))
+
+
+def resnet_unet_tensor_maps() -> list[TensorMap]:
+    """Decoder and head of the U-Net with a ResNet as encoder."""
+    maps = []
+    for place in range(len(DECODER)):
+        for number in (1, 2):
+            conv = f"decoder.blocks.{place}.conv{number}"
+            maps += conv_norm_tensor_maps(f"{conv}.0", f"{conv}.1", (f"decoder{place + 1}_conv{number}",))
+    return maps + head_tensor_maps("segmentation_head.0", ("head",))
 
 
 def unet_from_torch(state_dict: StateDict | str | Path, *, target: Mapping | None = None, parts: str = "all") -> dict:
@@ -219,31 +250,6 @@ def deeplabv3_to_torch(variables: Mapping) -> dict[str, np.ndarray]:
     )
 
 
-def convert_back(variables: Mapping, tensor_maps: list[TensorMap]) -> dict[str, np.ndarray]:
-    """Undoes `tensor_maps`; PyTorch's `num_batches_tracked`, which nothing here counts, is 0 (it has no effect where momentum is
-    a number, as in these networks)."""
-    flat = flatten(variables)
-    state_dict = {}
-    paths = {_own_name(m): m for m in tensor_maps}
-    if problems := sorted(set(flat) ^ set(paths)):
-        raise InputError("these variables are not those of the network in PyTorch: " + _some(problems))
-    for name, m in paths.items():
-        array = np.asarray(flat[name])
-        state_dict[m.torch_name] = np.ascontiguousarray(array.transpose(np.argsort(m.axes))) if m.axes else array
-        if m.torch_name.endswith(".running_var"):
-            state_dict[m.torch_name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
-    return state_dict
-
-
-def flatten(variables: Mapping) -> dict:
-    """Parameters and statistics by our own names: "params/encoder1/conv1/kernel", "batch_stats/encoder1/norm1/mean", …"""
-    return traverse_util.flatten_dict({key: variables[key] for key in ("params", "batch_stats")}, sep="/")
-
-
-def _own_name(m: TensorMap) -> str:
-    return "/".join((m.collection, *m.path))
-
-
 def has_own_names(state_dict: StateDict) -> bool:
     """Whether a file is of ours, as `python -m jaxseg.export --format=safetensors` writes it."""
     return any(name.startswith("params/") for name in state_dict)
@@ -265,19 +271,6 @@ def load_own_names(state_dict: StateDict, *, target: Mapping, parts: str = "all"
     )
 
 
-def to_mapping(state_dict: StateDict | str | Path) -> StateDict:
-    return read_state_dict(state_dict) if isinstance(state_dict, str | Path) else state_dict
-
-
-def fresh_names(parts: str, known: Mapping, target: Mapping | None) -> tuple[str, ...]:
-    """What names of tensors that stay fresh begin with. Raises InputError."""
-    if parts not in known:
-        raise InputError(f"parts={parts!r}; expected {' or '.join(known)}.")
-    if parts != "all" and target is None:
-        raise InputError(f"parts={parts!r} leaves tensors to be taken from target; give it.")
-    return known[parts]
-
-
 def _size_of(state_dict: StateDict, name: str) -> int:
     """Output channels of the convolution `name`; 0 where it is not there."""
     return int(np.shape(state_dict[name])[0]) if np.ndim(state_dict.get(name)) else 0
@@ -295,107 +288,113 @@ def _depths_of(backbone: Mapping) -> list[int]:
     return [sum(name.startswith(f"stage{stage}_") for name in backbone) for stage in (1, 2, 3, 4)]
 
 
-def shapes_of(network: nn.Module) -> dict:
-    """The network's variables as shapes, without computing any."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, START_PX, START_PX, 3), np.float32))
-    return {collection: shapes[collection] for collection in ("params", "batch_stats")}
-
-
-def convert(
-    state_dict: StateDict,
-    tensor_maps: list[TensorMap],
-    *,
-    target: Mapping,
-    architecture: str,
-    fresh: tuple[str, ...] = (),
-    dropped: tuple[str, ...] = (),
-    prefix: str = "",
-) -> tuple[dict, LoadReport]:
-    """Applies `tensor_maps`.
+@dataclasses.dataclass(frozen=True)
+class TorchNetwork:
+    """A network as PyTorch's libraries have it.
 
     Args:
-      state_dict: arrays by name.
-      tensor_maps: where each goes.
-      target: variables, or their shapes, that the result must match.
-      architecture: what the file should be of, for messages.
-      fresh: tensors whose names begin so are the target's; the file's own are left.
-      dropped: tensors of the file whose names begin so are left, as are PyTorch's counters `num_batches_tracked`.
-      prefix: what `strip_prefix` took from every name, for the report.
+      tensor_maps: every tensor.
+      library: whose names they are.
+      heads: how the names of its last layers begin.
+      backbone: how the names of its ResNet begin; "": it has none.
+      dropped: how names begin that we have no place for.
+    """
+
+    tensor_maps: list[TensorMap]
+    library: str
+    heads: tuple[str, ...]
+    backbone: str = ""
+    dropped: tuple[str, ...] = ()
+
+
+def torch_network(network: nn.Module) -> TorchNetwork:
+    """What `network` is in PyTorch."""
+    if isinstance(network, UNet):
+        return TorchNetwork(unet_tensor_maps(), "the study's code", ("conv.",))
+    if isinstance(network, DeepLabV3 | FCN):
+        return torchvision_network(network)
+    builders = {
+        DeepLabV3Plus: deeplabv3plus_tensor_maps,
+        PSPNet: pspnet_tensor_maps,
+        FPN: fpn_tensor_maps,
+        ResNetUNet: resnet_unet_tensor_maps,
+    }
+    ours = "encoder" if isinstance(network, ResNetUNet) else "backbone"
+    maps = resnet_maps_of(network.backbone, theirs="encoder", ours=ours) + builders[type(network)]()
+    return TorchNetwork(maps, SMP, ("segmentation_head.",), "encoder.", ("encoder.fc.",))
+
+
+def torchvision_network(network: DeepLabV3 | FCN) -> TorchNetwork:
+    """DeepLabV3 and FCN, with their auxiliary head or without."""
+    if isinstance(network, DeepLabV3):
+        maps = deeplabv3_tensor_maps(DEPTHS[network.backbone], auxiliary=network.auxiliary)
+    else:
+        maps = resnet_maps_of(network.backbone, theirs="backbone", ours="backbone")
+        heads = {"classifier": "classifier", "aux_classifier": "auxiliary"}
+        for theirs, ours in list(heads.items())[: 1 + network.auxiliary]:
+            maps += conv_norm_tensor_maps(f"{theirs}.0", f"{theirs}.1", (ours, "conv"))
+            maps += head_tensor_maps(f"{theirs}.4", (ours, "head"))
+    dropped = ("backbone.fc.", *(() if network.auxiliary else ("aux_classifier.",)))
+    return TorchNetwork(maps, TORCHVISION, ("classifier.4.", "aux_classifier.4."), "backbone.", dropped)
+
+
+def variables_from_torch(
+    network: nn.Module, state_dict: StateDict | str | Path, *, target: Mapping | None = None, parts: str = "all"
+) -> dict:
+    """Variables of a network from a state dict of the library that it follows.
+
+    UNet: the study's code; DeepLabV3 and FCN: torchvision; the others: segmentation_models_pytorch.
+
+    Args:
+      network: any of `jaxseg.models`.
+      state_dict: arrays or CPU tensors by name, or a file as in `jaxseg.models.weights_io.read_state_dict`.
+      target: variables (or their shapes) that the result must match; default: those of `network`.
+      parts: "all", "all_but_head", or "backbone": the ResNet alone, also from a state dict of torchvision's ResNet,
+        everything else as in `target`.
 
     Returns:
-      The variables and the report.
+      {"params": …, "batch_stats": …}.
 
     Raises:
       InputError: naming leftover, missing and misshapen tensors.
     """
-    left = fresh + dropped
-    names = {name for name in state_dict if not name.endswith("num_batches_tracked") and not name.startswith(left)}
-    wanted = {m.torch_name for m in tensor_maps if not m.torch_name.startswith(fresh)}
-    problems = [f"missing: {name}" for name in sorted(wanted - names)]
-    problems += [f"left over: {name}" for name in sorted(names - wanted)]
-    if problems:
-        raise InputError(f"these weights are not those of {architecture}: " + _some(problems))
-    ours = traverse_util.flatten_dict({key: target[key] for key in ("params", "batch_stats")})
-    flat = {}
-    for m in tensor_maps:
-        path = (m.collection, *m.path)
-        flat[path] = _permuted(m, state_dict[m.torch_name]) if m.torch_name in wanted else ours[path]
-    _check_shapes(flat, tensor_maps, ours)
-    report = _report(state_dict, tensor_maps, wanted)
-    if prefix:
-        report = dataclasses.replace(report, note=(f"the prefix {prefix!r} of all names was taken off",))
-    return traverse_util.unflatten_dict(flat), report
+    return load_network(network, state_dict, target=target, parts=parts)[0]
 
 
-def _permuted(m: TensorMap, tensor) -> np.ndarray:
-    """float32, in our layout. Raises InputError where it cannot be."""
-    array = _numbers(m.torch_name, np.asarray(tensor))
-    if m.axes is None:
-        return array
-    if array.ndim != len(m.axes):
-        raise InputError(f"tensor {m.torch_name} has shape {array.shape}; expected {len(m.axes)} dimensions.")
-    return np.ascontiguousarray(array.transpose(m.axes))
+def load_network(
+    network: nn.Module, state_dict: StateDict | str | Path, *, target: Mapping | None = None, parts: str = "all"
+) -> tuple[dict, LoadReport]:
+    """`variables_from_torch` with its report."""
+    state_dict, prefix = strip_prefix(to_mapping(state_dict))
+    theirs = torch_network(network)
+    names = [tensor_map.torch_name for tensor_map in theirs.tensor_maps]
+    known = {"all": (), "all_but_head": theirs.heads}
+    if theirs.backbone:
+        known["backbone"] = tuple(name for name in names if not name.startswith(theirs.backbone))
+    fresh = fresh_names(parts, known, target)
+    if parts == "backbone":
+        state_dict = backbone_alone(state_dict, theirs.backbone)
+    return convert(
+        state_dict,
+        theirs.tensor_maps,
+        target=shapes_of(network) if target is None else target,
+        architecture=f"{type(network).__name__} of {theirs.library}" + " or a ResNet" * (parts == "backbone"),
+        fresh=fresh,
+        dropped=theirs.dropped,
+        prefix=prefix,
+    )
 
 
-def _numbers(name: str, array: np.ndarray) -> np.ndarray:
-    """float32. Raises InputError where a tensor is of something else, or not finite."""
-    if array.dtype.kind in "USOMm":
-        raise InputError(f"tensor {name} is of type {array.dtype}; expected numbers.")
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise InputError(
-            f"tensor {name} holds values that are not finite ({(~np.isfinite(array)).sum()} of {array.size})."
-        )
-    return array
+def backbone_alone(state_dict: StateDict, prefix: str) -> StateDict:
+    """The tensors of the ResNet, by names that begin with `prefix`, of a whole network or of a bare ResNet."""
+    for theirs in ("encoder.", "backbone."):
+        if any(name.startswith(theirs) for name in state_dict):
+            return {
+                prefix + name.removeprefix(theirs): state_dict[name] for name in state_dict if name.startswith(theirs)
+            }
+    return {prefix + name: array for name, array in state_dict.items()}
 
 
-def _check_shapes(flat: Mapping, tensor_maps: list[TensorMap], wants: Mapping) -> None:
-    problems = {}
-    for m in tensor_maps:
-        path = (m.collection, *m.path)
-        ours = tuple(wants[path].shape)
-        theirs = flat[path].shape
-        if ours != theirs:
-            problems[path] = f"{m.torch_name}: {theirs} (in our layout) where the network has {ours}"
-    if problems:
-        is_of_head = all("head" in path for path in problems)
-        hint = " All but the head fits: init_parts='all_but_head' takes that." if is_of_head else ""
-        raise InputError(
-            "the weights do not fit the network (its width, its backbone, its number of classes): "
-            + _some(list(problems.values()))
-            + hint
-        )
-
-
-def _report(state_dict: StateDict, tensor_maps: list[TensorMap], wanted: set[str]) -> LoadReport:
-    def named(name: str) -> str:
-        return f"{name} {list(np.shape(state_dict[name]))}"
-
-    loaded = [f"{named(m.torch_name)} -> {_own_name(m)}" for m in tensor_maps if m.torch_name in wanted]
-    fresh = [_own_name(m) for m in tensor_maps if m.torch_name not in wanted]
-    return LoadReport(tuple(loaded), tuple(fresh), tuple(named(name) for name in sorted(set(state_dict) - wanted)))
-
-
-def _some(problems: list[str], most: int = 8) -> str:
-    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
-    return "; ".join(problems[:most]) + more + "."
+def variables_to_torch(network: nn.Module, variables: Mapping) -> dict[str, np.ndarray]:
+    """The state dict of a network: the inverse of `variables_from_torch`, PyTorch's counters included."""
+    return convert_back(variables, torch_network(network).tensor_maps)

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.errors import InputError
 from jaxseg.files import remove_own_folder
-from jaxseg.models.torch_weights import LoadReport
+from jaxseg.models.torch_tensors import LoadReport
 from jaxseg.training import distributed
 from jaxseg.training.state import Peers, TrainState
 

@@ -21,7 +21,7 @@ from jaxseg.labels import LABELS, Labels, labels_from_dict
 from jaxseg.losses.objective import LossFn, make_loss
 from jaxseg.models.factory import fresh_variables, load_variables, make_model
 from jaxseg.models.pretrained import is_pretrained_name, pretrained_file, settle_pretrained
-from jaxseg.models.torch_weights import LoadReport
+from jaxseg.models.torch_tensors import LoadReport
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
 from jaxseg.training.parallel import AXIS

@@ -11,10 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg.config import peer_sections
+from jaxseg.config_checks import SIZE_MULTIPLE_PX
 from jaxseg.data import pipeline
 from jaxseg.data.records import Prepared
 from jaxseg.data.transforms import to_bytes
-from jaxseg.models.factory import SIZE_MULTIPLE_PX
 from jaxseg.training import parallel
 from jaxseg.training.state import Peers
 

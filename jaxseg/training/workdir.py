@@ -16,7 +16,7 @@ from jaxseg.data.records import Prepared
 from jaxseg.errors import InputError
 from jaxseg.files import file_lock, write_json
 from jaxseg.labels import LABELS
-from jaxseg.models.torch_weights import LoadReport
+from jaxseg.models.torch_tensors import LoadReport
 from jaxseg.training.distributed import run_on_primary
 
 # Fields that may differ when a run is gone on with: none of them changes what has been computed so far.

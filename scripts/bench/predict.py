@@ -14,11 +14,12 @@ import numpy as np
 import optax
 
 from jaxseg.config import default
+from jaxseg.config_checks import SIZE_MULTIPLE_PX
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.predictor import Predictor, predict_labels
 from jaxseg.inference.tiling import pad_by_edge
 from jaxseg.labels import LABELS
-from jaxseg.models.factory import SIZE_MULTIPLE_PX, make_model
+from jaxseg.models.factory import make_model
 from jaxseg.models.torch_weights import deeplabv3_from_torch, unet_from_torch
 from jaxseg.training import parallel
 from jaxseg.training.state import create_peer

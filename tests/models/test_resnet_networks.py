@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from jaxseg.errors import InputError
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import FCN, FPN, DeepLabV3Plus, PSPNet, ResNetUNet
-from jaxseg.models.torch_networks import load_network, torch_network, variables_from_torch, variables_to_torch
+from jaxseg.models.torch_weights import torch_network, variables_from_torch
 
 # recorded file -> the network without dropout; parameters as recorded by torchvision and segmentation_models_pytorch
 NETWORKS = {
@@ -64,5 +63,8 @@ def test_predictions_and_a_training_pass_are_pytorchs(golden, name):
     maps = [m for m in torch_network(network).tensor_maps if m.collection == "params"]
     ours = np.array([np.linalg.norm(grads[m.path]) for m in maps])
     theirs = np.array([recorded["grad_norms"].get(m.torch_name) or 0 for m in maps])
-    print(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs), np.abs(ours / np.where(theirs, theirs, 1) - (theirs > 0)).max())
+    print(
+        np.linalg.norm(ours - theirs) / np.linalg.norm(theirs),
+        np.abs(ours / np.where(theirs, theirs, 1) - (theirs > 0)).max(),
+    )
     assert np.linalg.norm(ours - theirs) < 5e-3 * np.linalg.norm(theirs)

@@ -11,8 +11,16 @@ from jaxseg.config import default
 from jaxseg.errors import InputError
 from jaxseg.models import UNet
 from jaxseg.models.factory import fresh_variables, load_variables, make_model
-from jaxseg.models.torch_weights import flatten, load_own_names, unet_from_torch, unet_tensor_maps, unet_to_torch
+from jaxseg.models.torch_weights import (
+    flatten,
+    load_own_names,
+    load_unet,
+    unet_from_torch,
+    unet_tensor_maps,
+    unet_to_torch,
+)
 from jaxseg.models.weights_io import read_state_dict, write_state_dict
+from jaxseg.training.workdir import write_load_reports
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +173,26 @@ def test_safetensors(state_dict, tmp_path):
     assert all(np.array_equal(loaded[k], state_dict[k]) for k in state_dict)
 
 
-def test_released_pth_is_the_mapping(golden, shared):
-    pytest.importorskip("torch")
-    loaded, drawn = read_state_dict(shared / "golden/unet_f8_c21.pth"), golden("unet_f8_c21")["weights"]
-    assert loaded.keys() == drawn.keys()
-    assert all(np.array_equal(loaded[k], drawn[k]) for k in drawn)
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_a_prefix_of_all_names_is_taken_off_and_told(state_dict, variables, tmp_path, prefix):
+    wrapped = {prefix + name: array for name, array in state_dict.items()}
+    found, report = load_unet(wrapped, target=variables)
+    assert equal(found, variables)
+    assert report.note == (f"the prefix {prefix!r} of all names was taken off",)
+    assert any(line.startswith("note ") and prefix in line for line in report.lines())
+    assert "conv.bias [3] -> params/head/bias" in report.loaded
+    (sentence,) = write_load_reports(tmp_path, {"unet": report})
+    assert f"the prefix {prefix!r}" in sentence
+    assert load_unet(state_dict, target=variables)[1].note == ()
+    (sentence,) = write_load_reports(tmp_path, {"unet": load_unet(state_dict, target=variables)[1]})
+    assert "note" not in sentence
+
+
+def test_a_prefix_of_some_names_stays(state_dict, variables):
+    del state_dict["encoder1.enc1norm1.num_batches_tracked"]
+    state_dict["module.conv.weight"] = state_dict.pop("conv.weight")
+    with pytest.raises(InputError, match=r"missing: conv.weight; left over: module.conv.weight"):
+        load_unet(state_dict, target=variables)
 
 
 def test_pickled_code_is_not_run(tmp_path):
@@ -180,7 +203,7 @@ def test_pickled_code_is_not_run(tmp_path):
             return (open, (str(tmp_path / "harm"), "w"))
 
     torch.save({"conv.weight": Harmful()}, tmp_path / "weights.pth")
-    with pytest.raises(InputError, match=r"weights.pth: cannot be read"):
+    with pytest.raises(InputError, match=r"weights.pth: it holds (io|_io|builtins).open"):
         read_state_dict(tmp_path / "weights.pth")
     assert not (tmp_path / "harm").exists()
 

@@ -121,7 +121,8 @@ def test_a_fresh_head_for_other_classes(state_dict, variables):
     assert "aux_classifier.0.weight [16, 64, 3, 3]" in report.dropped
     assert len(report.lines()) == len(state_dict) + 2
     with pytest.raises(
-        InputError, match=r"classifier.4.weight: \(1, 1, 16, 3\) .* where the network has \(1, 1, 16, 7\)"
+        InputError,
+        match=r"classifier.4.weight: \(1, 1, 16, 3\) .* where the network has \(1, 1, 16, 7\).*init_parts='all_but_head'",
     ):
         deeplabv3_from_torch(state_dict, target=target)
 
@@ -137,6 +138,8 @@ def test_a_backbone_of_an_imagenet_resnet(state_dict, variables):
     assert equal(found["params"]["aspp"], target["params"]["aspp"])
     whole = deeplabv3_from_torch(state_dict, target=target, parts="backbone")  # or of a DeepLabV3's file
     assert equal(whole, found)
+    wrapped = {f"module.{name}": array for name, array in resnet.items()}
+    assert equal(deeplabv3_from_torch(wrapped, target=target, parts="backbone"), found)
 
 
 def test_every_mistake_is_named(state_dict, variables):

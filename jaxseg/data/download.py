@@ -124,6 +124,6 @@ def _verify(remote: RemoteFile, part: Path) -> None:
     if digest != remote.checksum:
         remove_own_file(part)
         raise InputError(
-            f"{remote.url}: the {remote.size:,} bytes that came have {remote.algorithm} {digest}, expected {remote.checksum};"
+            f"{remote.url}: the {remote.size:,} bytes that came have {remote.algorithm.replace('sha', 'SHA-')} {digest}, expected {remote.checksum};"
             " they were removed. Run the same command again."
         )

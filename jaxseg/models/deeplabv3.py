@@ -92,13 +92,14 @@ class FCNHead(nn.Module):
 
     num_classes: int
     features: int
+    dropout: float = FCN_DROPOUT
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[ArrayLike, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         x = nn.relu(ConvNorm(self.features, 3, dtype=self.dtype, axis_name=self.axis_name, name="conv")(x, train=train))
-        x = nn.Dropout(FCN_DROPOUT, deterministic=not train)(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return classifier(self.num_classes, self.features, self.dtype)(x)
 
 

@@ -9,20 +9,21 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxseg.models.deeplabv3 import FCNHead
+from jaxseg.models.deeplabv3 import FCN_DROPOUT, FCNHead
 from jaxseg.models.layers import normalize
 from jaxseg.models.resnet import ResNet
 from jaxseg.ops import resize_bilinear
 
 
 class FCN(nn.Module):
-    """FCN with a ResNet backbone; fields as of `DeepLabV3`, the head's dropout being torchvision's 0.1."""
+    """FCN with a ResNet backbone; fields as of `DeepLabV3`."""
 
     num_classes: int
     backbone: str = "resnet50"
     stem_features: int = 64
     output_stride: int = 8
     auxiliary: bool = False
+    dropout: float = FCN_DROPOUT
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     dtype: Dtype = jnp.float32
@@ -38,7 +39,7 @@ class FCN(nn.Module):
         )(x, train=train)
         heads = {"auxiliary": stage3, "classifier": stage4} if self.auxiliary else {"classifier": stage4}
         for name, x in heads.items():
-            head = FCNHead(self.num_classes, x.shape[-1] // 4, **common, name=name)
+            head = FCNHead(self.num_classes, x.shape[-1] // 4, self.dropout, **common, name=name)
             logits = resize_bilinear(head(x, train=train), image.shape[1:3])
             if name == "auxiliary":
                 self.sow("auxiliary", "logits", logits)

@@ -48,7 +48,8 @@ def official(name: str, size: int | None, sha256: str) -> RemoteFile:
 
 # Addresses: torchvision/models/resnet.py and segmentation/deeplabv3.py. A file's name has the first eight digits of its
 # SHA-256, which is all that PyTorch publishes of it. The other digits, and the sizes in bytes, are what public projects
-# recorded that had fetched the files, at least two for each digest; the sizes agree with torchvision's own `_file_size`.
+# recorded that had fetched the files: at least two for each digest, one for those of DeepLabV3 with ResNet-101 and of FCN.
+# The sizes agree with torchvision's own `_file_size`.
 # Of the names of an ImageNet ResNet, the bare one is the default of torchvision's segmentation networks
 # (weights_backbone=IMAGENET1K_V1).
 PRETRAINED = {
@@ -63,6 +64,12 @@ PRETRAINED = {
             "resnet50-11ad3fa6.pth", 102_540_417, "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca"
         ),
         backbone="resnet50",
+    ),
+    "torchvision/resnet34": Pretrained(
+        official(
+            "resnet34-b627a593.pth", 87_319_819, "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f"
+        ),
+        backbone="resnet34",
     ),
     "torchvision/resnet101": Pretrained(
         official("resnet101-63fe2227.pth", None, "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a"),
@@ -90,6 +97,26 @@ PRETRAINED = {
         ),
         backbone="resnet101",
         network="deeplabv3",
+        classes=21,
+    ),
+    "torchvision/fcn_resnet50_coco": Pretrained(
+        official(
+            "fcn_resnet50_coco-1167a1af.pth",
+            141_567_418,
+            "1167a1affa42e1e62858f8d3fac12d109e0108327ffc91c5855a324b11683c36",
+        ),
+        backbone="resnet50",
+        network="fcn",
+        classes=21,
+    ),
+    "torchvision/fcn_resnet101_coco": Pretrained(
+        official(
+            "fcn_resnet101_coco-7ecb50ca.pth",
+            217_800_805,
+            "7ecb50ca17844860a70d5ed0c748d997cf8adb62932abaa0233430c68594d749",
+        ),
+        backbone="resnet101",
+        network="fcn",
         classes=21,
     ),
 }

@@ -64,7 +64,7 @@ def test_server_without_ranges_starts_over(server, tmp_path):
 
 def test_wrong_bytes_are_removed_and_said(server, tmp_path):
     server.content = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
-    with pytest.raises(InputError, match=r"sha256 [0-9a-f]{64}, expected"):
+    with pytest.raises(InputError, match=r"SHA-256 [0-9a-f]{64}, expected"):
         download(server.archive, tmp_path / "a.tar")
     assert list(tmp_path.iterdir()) == []
 

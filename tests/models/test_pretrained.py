@@ -77,14 +77,14 @@ def test_table():
     """Names of files carry the first eight digits of their SHA-256, which is what PyTorch's own loader compares."""
     for name, entry in PRETRAINED.items():
         assert name.startswith("torchvision/")
-        assert re.fullmatch(r"[0-9a-f]{64}", entry.remote.sha256)
+        assert re.fullmatch(r"[0-9a-f]{64}", entry.remote.checksum)
         digits = re.fullmatch(r"https://download\.pytorch\.org/models/(\w+)-([0-9a-f]{8})\.pth", entry.remote.url)
-        assert entry.remote.sha256.startswith(digits[2])
+        assert entry.remote.checksum.startswith(digits[2])
         assert digits[1] == f"{entry.network}_{entry.backbone}_coco".removeprefix("_").removesuffix(
             "" if entry.network else "_coco"
         )
         assert entry.normalize == "imagenet"
-    assert len({entry.remote.sha256 for entry in PRETRAINED.values()}) == len(PRETRAINED)
+    assert len({entry.remote.checksum for entry in PRETRAINED.values()}) == len(PRETRAINED)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_paths_stay_as_they_are():
     ("name", "fields", "words"),
     [
         ("torchvision/resnet_50", {}, ["no weights of that name", "Did you mean 'torchvision/resnet50'?", WHOLE]),
-        ("torchvision/resnet34", {}, ["no weights of that name", "torchvision/resnet101_v2"]),
+        ("torchvision/resnet152", {}, ["no weights of that name", "torchvision/resnet101_v2"]),
         ("resnet50", {}, ["did you mean torchvision/resnet50?"]),
         ("torchvision/resnet101", {}, ["model.backbone=resnet101", "'resnet50'", "torchvision/resnet50 or"]),
         (RESNET, {"backbone": "resnet14"}, ["model.backbone=resnet50", "it is 'resnet14'; set that."]),

@@ -49,7 +49,8 @@ def official(name: str, size: int | None, sha256: str) -> RemoteFile:
 
 # Addresses: torchvision/models/resnet.py and segmentation/deeplabv3.py. A file's name has the first eight digits of its
 # SHA-256, which is all that PyTorch publishes of it. The other digits, and the sizes in bytes, are what public projects
-# recorded that had fetched the files, at least two for each digest; the sizes agree with torchvision's own `_file_size`.
+# recorded that had fetched the files: two or more for each digest, one for deeplabv3_resnet101_coco's. The sizes agree with
+# torchvision's own `_file_size` (MiB, three decimals); None: found nowhere in bytes.
 # Of the names of an ImageNet ResNet, the bare one is the default of torchvision's segmentation networks
 # (weights_backbone=IMAGENET1K_V1).
 PRETRAINED = {

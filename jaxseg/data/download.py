@@ -123,7 +123,8 @@ def _verify(remote: RemoteFile, part: Path) -> None:
     digest = checksum_of(part, remote.algorithm)
     if digest != remote.checksum:
         remove_own_file(part)
+        kind = remote.algorithm.replace("sha", "SHA-")
         raise InputError(
-            f"{remote.url}: the {remote.size:,} bytes that came have {remote.algorithm.replace('sha', 'SHA-')} {digest}, expected {remote.checksum};"
+            f"{remote.url}: the {remote.size:,} bytes that came have {kind} {digest}, expected {remote.checksum};"
             " they were removed. Run the same command again."
         )

@@ -99,8 +99,9 @@ def _is_state_dict(loaded: object) -> bool:
 def strip_prefix(state_dict: StateDict) -> tuple[StateDict, str]:
     """The state dict without what wrappers put before every name, and that prefix.
 
-    >>> strip_prefix({"module._orig_mod.conv.weight": 0, "module._orig_mod.conv.bias": 0})
-    ({'conv.weight': 0, 'conv.bias': 0}, 'module._orig_mod.')
+    >>> stripped, prefix = strip_prefix({"module._orig_mod.conv.weight": np.zeros(2)})
+    >>> list(stripped), prefix
+    (['conv.weight'], 'module._orig_mod.')
     """
     prefix = ""
     names = list(state_dict)

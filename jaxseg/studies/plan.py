@@ -23,6 +23,7 @@ from jaxseg.config import all_fields, find_config_file, run_config_file, unknown
 from jaxseg.config_checks import validate
 from jaxseg.errors import InputError
 from jaxseg.files import write_json
+from jaxseg.models.pretrained import settle_pretrained
 from jaxseg.reporting.comparison import MODELS
 from jaxseg.studies.estimate import DEVICES
 
@@ -81,6 +82,7 @@ class Run:
             except TypeError as error:
                 raise InputError(f"config.{path}={value!r}: {error}") from error
         validate(config)
+        settle_pretrained(config, say=lambda sentence: None)  # the run itself says it
         return config
 
 

@@ -91,6 +91,7 @@ def test_shards_are_the_plan_and_keep_runs_with_what_they_start_from(count, plan
         ("size_px = 36", "size_px = 16", r"run synthetic-text-unet-seed0: config.data.crop_px=32 is larger than"),
         ("model.features", "model.featuers", r"config.model.featuers: there is no such field. Did you mean"),
         ('model.features = 2', 'model.features = "two"', r"config.model.features='two'"),
+        ('model.features = 2', 'model.init_from = "torchvision/resnet5O"', r"Did you mean 'torchvision/resnet50'"),
         ('arm = "unet_more"', "", r"synthetic-text-unet-seed0 is there twice"),
         ('datasets = ["synthetic"]', 'datasets = ["synthetic"]\nprotocols = ["released"]', "rendered scenes have no 'released'"),
         ("seeds = [0]", "seed = [0]", r"\[\[grid\]\]: unknown seed, seeds"),

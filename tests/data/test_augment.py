@@ -140,6 +140,16 @@ def test_image_and_label_are_read_at_the_same_places(seed):
     assert np.abs(cut_image - bilinear(image, y, x)).max() < 0.51
 
 
+@pytest.mark.parametrize("degrees", [0.0, 33.0])
+def test_smoothing_only_what_a_crop_reads_is_smoothing_the_image(degrees):
+    image, label = noise(90, 120)
+    view = View(top=5, left=9, scale=0.4, degrees=degrees)
+    seen, _ = cut(image, label, view, crop_px=16)
+    smooth = blur(image, (1 / 0.4 - 1) / 2)
+    y, x = read_at(view, 16)
+    assert np.abs(seen - bilinear(smooth, y, x)).max() < 0.51
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_colors_that_encode_the_label_decode_to_it(seed):
     """Geometry alone, by the usual ranges: two pixels from other classes, void and the edge, where the image's next pixel
@@ -197,10 +207,11 @@ def test_nothing_to_change_is_a_random_crop():
     assert np.array_equal(changed, image[:, left : left + 40])
 
 
-def test_an_image_turned_out_of_the_crop_is_void():
-    """4×4 pixels in the corner of a crop of 64, turned by 45 degrees about its middle."""
+@pytest.mark.parametrize("view", [View(top=0, left=0, degrees=45.0, scale=0.9), View(top=90, left=90, scale=0.9)])
+def test_a_crop_that_misses_the_image_is_void(view):
+    """4×4 pixels in the corner of a crop of 64, turned about its middle; and a crop far from them."""
     image, label = noise(4, 4)
-    changed, label = cut(image, label, View(top=0, left=0, degrees=45.0, scale=0.9), crop_px=64)
+    changed, label = cut(image, label, view, crop_px=64)
     assert (label == VOID).all()
     assert (changed == FILL).all()
 

@@ -160,11 +160,18 @@ def change_colors(
     >>> change_colors(np.full((1, 1, 3), (255, 0, 0), np.uint8), brightness=1, contrast=1, saturation=1, hue=1 / 3)
     array([[[  0, 255,   0]]], dtype=uint8)
     """
-    mean_gray = LUMA @ cv2.mean(image)[:3]
+    matrix = color_matrix(
+        brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, mean_gray=LUMA @ cv2.mean(image)[:3]
+    )
+    return cv2.transform(image, matrix)
+
+
+def color_matrix(*, brightness: float, contrast: float, saturation: float, hue: float, mean_gray: float) -> np.ndarray:
+    """[3, 4]: what (red, green, blue, 1) is multiplied by."""
     saturate = saturation * np.eye(3) + (1 - saturation) * LUMA
     linear = brightness * contrast * (hue_rotation(hue) @ saturate)
     offset = np.full(3, brightness * (1 - contrast) * mean_gray)  # gray, so that hue leaves it
-    return cv2.transform(image, np.column_stack([linear, offset]))
+    return np.column_stack([linear, offset])
 
 
 def hue_rotation(hue: float) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxseg.labels import VOID
 
-FILL = (124, 116, 104)  # mean color of ImageNet, which PSPNet's code pads with: 0 after config.model.normalize=imagenet
+FILL = (124, 116, 104)  # mean color of ImageNet, which PSPNet's code pads with
 LUMA = np.array([0.299, 0.587, 0.114])  # what a color counts for its gray (Rec. 601), as in torchvision
 LEAST_BLUR = 0.1  # pixels; MoCo v2's code
 

@@ -82,16 +82,16 @@ class FromFolder:
         raise AttributeError(name)
 
 
-def rate(batches, *, count: int, warm_up: int = 8) -> float:
-    """Images per second over `count` batches after `warm_up`."""
+def rate(batches, *, count: int, warm_up: int = 8) -> tuple[float, float]:
+    """Images per second, and per second of this process' CPU time, over `count` batches after `warm_up`."""
     for _ in range(warm_up):
         next(batches)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     images = sum(len(next(batches)[0]) for _ in range(count))
-    return images / (time.perf_counter() - start)
+    return images / (time.perf_counter() - start), images / (time.process_time() - cpu_start)
 
 
-def torch_rate(source, config, *, workers: int, count: int, augment_by=None) -> float:
+def torch_rate(source, config, *, workers: int, count: int, augment_by=None) -> tuple[float, float]:
     dataset = RawFiles(source, config, augment_by=augment_by)
 
     def endless():
@@ -109,7 +109,7 @@ def torch_rate(source, config, *, workers: int, count: int, augment_by=None) -> 
     return rate(endless(), count=count)
 
 
-def jaxseg_rate(prepared, config, *, workers: int, count: int) -> float:
+def jaxseg_rate(prepared, config, *, workers: int, count: int) -> tuple[float, float]:
     config.data.workers = workers
     batches = pipeline.train_batches(prepared, config)
     try:
@@ -129,8 +129,11 @@ def opponents(augment: str, config) -> dict[str, Callable | None]:
     return {f"DataLoader {name}": maker for name, maker in installed.items()}
 
 
-def report(options, rates, preparation_s: float, prepared) -> None:
+def report(options, measured_rates, preparation_s: float, prepared) -> None:
     """Prints the table and writes the JSON."""
+    rates = {key: [wall for wall, _ in values] for key, values in measured_rates.items()}
+    # Without workers all is in this process: what it does with a core, whatever else the machine is doing.
+    per_cpu_s = {name: [cpu for _, cpu in values] for (name, workers), values in measured_rates.items() if not workers}
     cores = os.cpu_count()
     what = "augmented " if options.augment == "usual" else ""
     title = f"{what}input, {options.dataset}, images/s on {cores} cores (median, min to max of {options.rounds} rounds)"
@@ -147,9 +150,12 @@ def report(options, rates, preparation_s: float, prepared) -> None:
         ratio = ", ".join(f"{ratio:.1f}x" for ratio in ratios.values())
         table.add_row(str(workers), *cells, ratio, f"{np.median(ours) / used:.0f}")
     Console(width=130).print(table)
+    of_a_core = ", ".join(f"{name} {np.median(values):.0f}" for name, values in per_cpu_s.items())
+    print(f"images per second of CPU time, without workers: {of_a_core}")
     images = prepared.images("train") + prepared.images("val")
     print(f"preparation, once: {preparation_s:.1f} s for {images} images ({images / preparation_s:.0f} images/s)")
     measured = {"augment": options.augment, "cpu_cores": cores, "preparation_s": preparation_s, "images": images}
+    measured["images_per_cpu_s"] = per_cpu_s
     write_result(options.output, {"benchmark": "input", **measured, "results": rows}, packages=PACKAGES)
 
 

@@ -75,6 +75,7 @@ RMI = ("loss.name", "pixel_and_rmi")
 VOC2012 = ("data.name", "voc2012")
 PUBLIC_ARCHIVE = ("data.name", ("voc2012", "ade20k"))
 UNSPLIT = ("data.name", (OWN, "camvid32"))
+USUAL = ("augment.name", "usual")
 
 SOURCES = "Sources: study, its text; report, its authors' longer one; code, what was released with it."
 
@@ -82,7 +83,8 @@ SOURCES = "Sources: study, its text; report, its authors' longer one; code, what
 # Of each section, what it is about and its fields. The defaults are the study's Model 1 on Cityscapes, by its text.
 SECTIONS = {
     "": ("The run", {
-        "seed": Field(0, "Of weights, data order, crops and dropout; JAX's keys take 32 bits.", at_least=0, at_most=2**32 - 1),
+        "seed": Field(0, "Of weights, data order, crops, augmentation and dropout; JAX's keys take 32 bits.",
+                      at_least=0, at_most=2**32 - 1),
         "peer": Field("unet", "Name of the reported network in logs, checkpoints and results."),
     }),
     "data": ("images and labels, and how they are read", {
@@ -104,6 +106,30 @@ SECTIONS = {
         "workers": Field(0, "Processes that read and crop; 0: threads of the main process.", at_least=0, at_most=1_024),
         "threads": Field(8, "Reading threads in each process; each keeps one batch ready ahead of the step.",
                          at_least=1, at_most=1_024),
+    }),
+    "augment": ("how training images are changed, each time they are drawn; validation's never are", {
+        "name": Field("none", "The switch.", source="study", choices={
+            "none": "random crops alone", "usual": "as the other fields say; beyond the image is void"}),
+        "flip": Field(0.5, "Probability of mirroring left and right.", at_least=0.0, at_most=1.0, needs=USUAL,
+                      source="DeepLabV3 and PSPNet papers"),
+        "scale_min": Field(0.5, "Least factor on both sides of the image.", at_least=0.1, at_most=10.0, needs=USUAL,
+                           source="DeepLabV3 and PSPNet papers"),
+        "scale_max": Field(2.0, "Largest; uniform between.", at_least=0.1, at_most=10.0, needs=USUAL,
+                           source="DeepLabV3 and PSPNet papers"),
+        "rotate_degrees": Field(10.0, "Largest angle to either side.", at_least=0.0, at_most=180.0, needs=USUAL,
+                                source="PSPNet paper"),
+        "brightness": Field(0.4, "x: the factor is uniform in 1 - x to 1 + x.", at_least=0.0, at_most=1.0, needs=USUAL,
+                            source="MoCo v2's code"),
+        "contrast": Field(0.4, "Likewise, about the crop's mean gray.", at_least=0.0, at_most=1.0, needs=USUAL,
+                          source="MoCo v2's code"),
+        "saturation": Field(0.4, "Likewise, about each pixel's gray.", at_least=0.0, at_most=1.0, needs=USUAL,
+                            source="MoCo v2's code"),
+        "hue": Field(0.1, "Largest turn of the colors to either side, as a part of the circle.", at_least=0.0, at_most=0.5,
+                     needs=USUAL, source="MoCo v2's code"),
+        "blur": Field(0.5, "Probability of a Gaussian blur.", at_least=0.0, at_most=1.0, needs=USUAL,
+                      source="MoCo v2's code"),
+        "blur_sigma": Field(2.0, "Its largest deviation; uniform from 0.1.", at_least=0.1, at_most=100.0, needs=USUAL,
+                            unit="pixels", source="MoCo v2's code"),
     }),
     # This section and the next two are of one network: a further peer has its own.
     "model": ("what the network is", {

@@ -47,6 +47,7 @@ def validate(config: ConfigDict) -> None:
                 f"a peer is named {name!r} (config.peer, config.peers); it names a folder: letters, digits and _ only."
             )
     _validate_data(config)
+    _validate_augment(config)
     for name, section in peer_sections(config).items():
         _validate_model(section.model, peer_path(config, name), crop_px=config.data.crop_px)
         _validate_loss(section.loss, peer_path(config, name), crop_px=config.data.crop_px)
@@ -124,7 +125,8 @@ def _validate_mutual(config: ConfigDict) -> None:
 
 def _validate_data(config: ConfigDict) -> None:
     data = config.data
-    if data.resize != "none" and data.crop_px > data.size_px:
+    pads = config.augment.name == "usual" and config.eval.view == "whole"  # other views are crops of validation images
+    if data.resize != "none" and data.crop_px > data.size_px and not pads:
         raise InputError(
             f"config.data.crop_px={data.crop_px} is larger than the resized image (config.data.size_px={data.size_px});"
             " crop at most the size."
@@ -142,6 +144,21 @@ def _validate_data(config: ConfigDict) -> None:
     if data.name == "synthetic" and data.source_dir:
         raise InputError(
             "config.data.source_dir is set, but config.data.name='synthetic' renders its own scenes; drop it."
+        )
+
+
+def _validate_augment(config: ConfigDict) -> None:
+    augment = config.augment
+    if augment.scale_min > augment.scale_max:
+        raise InputError(
+            f"config.augment.scale_min={augment.scale_min} is above config.augment.scale_max={augment.scale_max}; exchange"
+            " them, or set both."
+        )
+    largest_px = int(config.data.size_px * augment.scale_max)
+    if augment.name == "usual" and config.data.resize != "none" and config.data.crop_px > largest_px:
+        raise InputError(
+            f"config.data.crop_px={config.data.crop_px} is larger than the image ever is: config.data.size_px="
+            f"{config.data.size_px} times config.augment.scale_max={augment.scale_max}; crop at most {largest_px} pixels."
         )
 
 

@@ -53,7 +53,7 @@ setup() {
   [[ "$venv" = /* ]] && PYTHON="$venv/bin/python"
   # The development environment can do all that the plain one can.
   if ! grep -qsxF -e "$want [$extras]" -e "$want [dev]" "$stamp"; then
-    echo "setting up $venv with $base, Python $version (once, some minutes: downloads about 300 MB, takes 1.2 GB of disk) …"
+    echo "setting up $venv with $base, Python $version (once, some minutes: downloads about 360 MB, takes 1.35 GB of disk) …"
     if [[ "$version" != "$(suitable_version "$PYTHON")" ]]; then
       if [[ -e "$venv" && ! -e "$stamp" ]]; then # made by somebody else: never removed
         echo "error: $venv is there, and this script did not make it. Move it away, or set JAXSEG_VENV=FOLDER." >&2

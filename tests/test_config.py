@@ -82,6 +82,19 @@ DEFAULT = {
         "workers": 0,
         "threads": 8,
     },
+    "augment": {
+        "name": "none",
+        "flip": 0.5,
+        "scale_min": 0.5,
+        "scale_max": 2.0,
+        "rotate_degrees": 10.0,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.4,
+        "hue": 0.1,
+        "blur": 0.5,
+        "blur_sigma": 2.0,
+    },
     **NETWORK,
     "peers": {},
     "mutual": {"weight": 1.0, "temperature": 1.0, "pixels": "valid", "form": "kl"},
@@ -137,6 +150,18 @@ def test_default_is_the_studys_model_1():
         ({"data__resize": "squared"}, ["config.data.resize", "Did you mean 'square'"]),
         ({"data__crop_px": 256}, ["config.data.crop_px=256", "config.data.size_px=234"]),
         ({"data__crop_px": 200}, ["config.data.crop_px=200", "192 or 208"]),
+        ({"augment__name": "usuall"}, ["config.augment.name", "Did you mean 'usual'"]),
+        ({"augment__flip": 0.0}, ["config.augment.flip=0.0 has no effect", "config.augment.name=usual"]),
+        (
+            {"augment__name": "usual", "augment__scale_min": 1.5, "augment__scale_max": 1.0},
+            ["config.augment.scale_min=1.5", "config.augment.scale_max=1.0"],
+        ),
+        ({"augment__name": "usual", "augment__hue": math.nan}, ["config.augment.hue is nan"]),
+        ({"augment__name": "usual", "data__crop_px": 480}, ["config.data.crop_px=480", "scale_max=2.0", "468"]),
+        (
+            {"augment__name": "usual", "data__crop_px": 256, "eval__view": "center"},
+            ["config.data.crop_px=256", "config.data.size_px=234"],
+        ),
         ({"model__dtype": "float16"}, ["config.model.dtype", "bfloat16"]),
         ({"optim__learning_rate": -1.0}, ["config.optim.learning_rate is -1.0", "at least 0"]),
         ({"optim__learning_rate": math.nan}, ["config.optim.learning_rate is nan"]),
@@ -166,6 +191,10 @@ def test_refusals_name_field_and_value(fields, words):
         validate(changed(**fields))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_augmented_crops_may_be_larger_than_images():
+    validate(changed(augment__name="usual", data__crop_px=464))  # 2 · 234 = 468 at most, a multiple of 16
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 In: a `Prepared` data set and `config`. Out: iterators of this host's share of each global batch,
 {"image": f32 [b, h, w, 3] in [0, 1], "label": i32 [b, h, w], "valid": bool [b, h, w]}, NumPy arrays.
 
-Images are drawn and cropped by their position in the endless stream, before that stream is dealt out to hosts; so the
+Images are drawn, cropped and augmented by their position in the endless stream, before that stream is dealt out to hosts; so the
 global batch does not depend on hosts, devices, workers or threads, and starting at step n costs nothing. A host's share
 is consecutive: laid side by side the shares are the global batch, in its order.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from jaxseg.data.augment import Ranges, augment
 from jaxseg.data.records import Prepared
 from jaxseg.data.transforms import center_crop, pad_to, random_crop, to_element
 from jaxseg.errors import InputError
@@ -31,6 +32,17 @@ class RandomCrop(grain.transforms.RandomMap):
 
     def random_map(self, record: dict, rng: np.random.Generator) -> Batch:
         return to_element(*random_crop(record["image"], record["label"], crop_px=self.crop_px, rng=rng))
+
+
+class Augment(grain.transforms.RandomMap):
+    """Record -> element: a square crop of the scaled and turned image, changed as `augment` does it."""
+
+    def __init__(self, crop_px: int, ranges: Ranges):
+        self.crop_px = crop_px
+        self.ranges = ranges
+
+    def random_map(self, record: dict, rng: np.random.Generator) -> Batch:
+        return to_element(*augment(record["image"], record["label"], crop_px=self.crop_px, ranges=self.ranges, rng=rng))
 
 
 class EvalCrop(grain.transforms.RandomMap):
@@ -89,6 +101,19 @@ def stream(prepared: Prepared, *, seed: int) -> grain.MapDataset:
     return grain.MapDataset.source(prepared.records("train")).seed(seed).shuffle().repeat()
 
 
+def train_elements(prepared: Prepared, config: ConfigDict) -> grain.MapDataset:
+    """That stream, cropped or augmented as `config.augment` says. Raises InputError where a crop does not fit; beyond
+    images that are augmented there is void."""
+    ranges = config.augment.to_dict()
+    crop_px = config.data.crop_px
+    if ranges.pop("name") == "usual":
+        change = Augment(crop_px, Ranges(**ranges))
+    else:
+        check_crop(prepared, "train", crop_px)
+        change = RandomCrop(crop_px)
+    return stream(prepared, seed=config.seed).random_map(change)
+
+
 def train_batches(
     prepared: Prepared, config: ConfigDict, *, start_step: int = 0, process: int = 0, processes: int = 1
 ) -> grain.DatasetIterator:
@@ -96,7 +121,7 @@ def train_batches(
 
     Args:
       prepared: the data.
-      config: seed, batch size, crop and threads.
+      config: seed, batch size, crop, augmentation and threads.
       start_step: the first step whose batch is given; starting anywhere costs nothing.
       process: which host this is.
       processes: how many there are.
@@ -108,8 +133,7 @@ def train_batches(
       InputError: where a crop does not fit.
     """
     data = config.data
-    check_crop(prepared, "train", data.crop_px)
-    dataset = stream(prepared, seed=config.seed).random_map(RandomCrop(data.crop_px))
+    dataset = train_elements(prepared, config)
     dataset = host_batches(dataset, batch_size=config.train.batch_size, process=process, processes=processes)[
         start_step:
     ]

@@ -247,18 +247,49 @@ def prediction_figure(
     """
     maps = ({} if truth is None else {"ground truth": truth}) | predictions
     columns = {"image": images} | {name: [colorize(m, labels) for m in of_name] for name, of_name in maps.items()}
-    aspect = max(image.shape[1] / image.shape[0] for image in images)
-    width = 2.2 * aspect * len(columns)
-    figure = Figure(figsize=(width, 2.25 * len(images) + 0.8), layout="constrained")
-    axes = figure.subplots(len(images), len(columns), squeeze=False)
+    used = np.unique(np.concatenate([m.ravel() for of_name in maps.values() for m in of_name]))
+    save_pictures(path, columns, legend_handles(used, labels))
+
+
+def augmentation_figure(
+    path: Path,
+    prepared: Sequence[tuple[np.ndarray, np.ndarray]],
+    augmented: Sequence[tuple[np.ndarray, np.ndarray]],
+    labels: Labels,
+) -> None:
+    """Rows of a prepared image and what a step of training gets of it, each alone and with its label map over it.
+
+    Args:
+      path: the PNG to write.
+      prepared: n pairs of uint8 [h, w, 3] and uint8 [h, w].
+      augmented: n of them, in the same order.
+      labels: names and colors of the classes.
+    """
+    columns = {}
+    for title, pairs in (("image", prepared), ("augmented", augmented)):
+        columns[title] = [image for image, _ in pairs]
+        columns[f"{title} and mask"] = [overlay(image, label, labels) for image, label in pairs]
+    used = np.unique(np.concatenate([label.ravel() for _, label in [*prepared, *augmented]]))
+    save_pictures(path, columns, legend_handles(used, labels))
+
+
+def overlay(image: np.ndarray, label: np.ndarray, labels: Labels) -> np.ndarray:
+    """Image uint8 [h, w, 3] under the colors of its label map uint8 [h, w], half of each; void is whitened."""
+    return ((image.astype(np.uint16) + colorize(label, labels)) // 2).astype(np.uint8)
+
+
+def save_pictures(path: Path, columns: dict[str, Sequence[np.ndarray]], handles: list[Patch]) -> None:
+    """A PNG with a column of pictures, uint8 [h, w, 3], below each title, and a legend of `handles`."""
+    rows = len(next(iter(columns.values())))
+    aspects = [max(picture.shape[1] / picture.shape[0] for picture in pictures) for pictures in columns.values()]
+    width = 2.2 * sum(aspects)
+    figure = Figure(figsize=(width, 2.25 * rows + 0.8), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False, width_ratios=aspects)
     for column, (title, pictures) in enumerate(columns.items()):
         axes[0, column].set_title(title)
         for axis, picture in zip(axes[:, column], pictures, strict=False):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
-    handles = legend_handles(
-        np.unique(np.concatenate([m.ravel() for of_name in maps.values() for m in of_name])), labels
-    )
     figure.legend(
         handles=handles,
         loc="outside lower center",

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg.config import peer_sections
+from jaxseg.config import default, peer_sections
 from jaxseg.config_checks import check_devices, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
@@ -80,11 +80,12 @@ def pixels_of_label(records: Sequence[dict]) -> np.ndarray:
 
 
 def overfit_config(config: ConfigDict) -> ConfigDict:
-    """A copy that sees the images again and again at a constant rate, whole when it scores them."""
+    """A copy that sees the images again and again, as they are, at a constant rate, whole when it scores them."""
     config = config.copy_and_resolve_references()
     batch = math.ceil(IMAGES / jax.device_count()) * jax.device_count()
     config.train.update({"batch_size": batch, "accumulate_steps": 1, "epochs": MOST_STEPS * batch // IMAGES})
     config.eval.update({"batch_size": batch, "view": "whole", "passes": 1, "figure_images": IMAGES})
+    config.augment.update(default().augment)
     for section in peer_sections(config).values():
         section.optim.update({"schedule": "constant", "warmup_steps": 0})
     return config

@@ -5,7 +5,11 @@ import pytest
 
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
+from jaxseg.data.transforms import to_bytes
 from jaxseg.errors import InputError
+
+# Images of the first batch and the corners of their crops, before there was augmentation.
+CROPS_OF_SEED_0 = [("train_9", [0, 1]), ("train_5", [2, 0]), ("train_3", [2, 4]), ("train_1", [1, 0])]
 
 
 def take(batches, n):
@@ -17,6 +21,18 @@ def take(batches, n):
 
 def images(batch):
     return [image.tobytes() for image in batch["image"]]
+
+
+def everything(batch):
+    """Images and masks, as bytes."""
+    return [batch[key].tobytes() for key in ("image", "label", "valid")]
+
+
+@pytest.fixture
+def augmented(tiny):
+    """`tiny` with all that augmentation does."""
+    tiny.augment.name = "usual"
+    return tiny
 
 
 def test_batch_is_the_contract(prepared, tiny):
@@ -52,6 +68,88 @@ def test_hosts_share_the_same_global_batch(prepared, tiny):
         shares = [images(host[step]) for host in hosts]
         assert [len(share) for share in shares] == [2, 2]
         assert shares[0] + shares[1] == images(one[step])  # in its order, so that every device gets what it would
+
+
+def test_augmented_batches_are_the_contract(prepared, augmented):
+    batches = take(pipeline.train_batches(prepared, augmented), 10)
+    for batch in batches:
+        assert {key: (x.shape, x.dtype.name) for key, x in batch.items()} == {
+            "image": ((4, 32, 32, 3), "float32"),
+            "label": ((4, 32, 32), "int32"),
+            "valid": ((4, 32, 32), "bool"),
+        }
+        assert 0 <= batch["image"].min() < batch["image"].max() <= 1
+        assert np.array_equal(batch["valid"], batch["label"] != 255)
+    labels = np.unique(np.concatenate([record["label"].ravel() for record in prepared.records("train")]))
+    assert np.isin(np.concatenate([b["label"].ravel() for b in batches]), labels).all()  # interpolated by nothing
+
+
+def test_augmentation_changes_images_not_which(prepared, augmented):
+    """With every range empty, a crop is a window of the image that `image_ids` names."""
+    off = ("flip", "rotate_degrees", "brightness", "contrast", "saturation", "hue", "blur")
+    augmented.augment.update({"scale_min": 1.0, "scale_max": 1.0} | dict.fromkeys(off, 0.0))
+    records = {record["id"].decode(): record for record in prepared.records("train")}
+    for step, batch in enumerate(take(pipeline.train_batches(prepared, augmented), 3)):
+        for image, name in zip(batch["image"], pipeline.image_ids(prepared, augmented, step=step), strict=True):
+            windows = np.lib.stride_tricks.sliding_window_view(records[name]["image"], (32, 32, 3))
+            assert (windows == to_bytes(image)).all((-3, -2, -1)).sum() == 1
+
+
+def test_augmented_batches_follow_from_seed_and_step_alone(prepared, augmented):
+    """The same bits by any number of threads, worker processes and hosts, and from any step."""
+    whole = [everything(b) for b in take(pipeline.train_batches(prepared, augmented), 6)]
+    augmented.data.threads = 1
+    assert [everything(b) for b in take(pipeline.train_batches(prepared, augmented), 6)] == whole
+    augmented.data.threads = 8
+    assert [everything(b) for b in take(pipeline.train_batches(prepared, augmented), 6)] == whole
+    assert [everything(b) for b in take(pipeline.train_batches(prepared, augmented, start_step=4), 2)] == whole[4:]
+    augmented.data.workers = 2
+    assert [everything(b) for b in take(pipeline.train_batches(prepared, augmented, start_step=1), 5)] == whole[1:]
+    hosts = [take(pipeline.train_batches(prepared, augmented, process=p, processes=2), 6) for p in (0, 1)]
+    side_by_side = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*hosts, strict=True)]
+    assert [everything(batch) for batch in side_by_side] == whole
+    augmented.seed = 1
+    assert [everything(b) for b in take(pipeline.train_batches(prepared, augmented), 6)] != whole
+
+
+def test_augmentation_changes_an_image_anew_every_epoch(prepared, augmented):
+    """10 images, one a batch: in the second epoch none comes as it came in the first."""
+    augmented.train.batch_size = 1
+    batches = take(pipeline.train_batches(prepared, augmented), 20)
+    assert len({image for batch in batches for image in images(batch)}) == 20
+
+
+def test_validation_is_never_augmented(prepared, augmented):
+    for view in ("whole", "center", "random"):
+        augmented.eval.view = view
+        with_it = list(pipeline.closing_iterator(pipeline.eval_batches(prepared, augmented, multiple_px=16)))
+        augmented.augment.name = "none"
+        without = list(pipeline.closing_iterator(pipeline.eval_batches(prepared, augmented, multiple_px=16)))
+        augmented.augment.name = "usual"
+        assert [everything(b) for b in with_it] == [everything(b) for b in without]
+
+
+def test_without_augmentation_crops_are_those_of_before(prepared, tiny):
+    """The same draws as when there was no augmentation yet, so that earlier runs can be gone on with."""
+    (batch,) = take(pipeline.train_batches(prepared, tiny), 1)
+    names = pipeline.image_ids(prepared, tiny, step=0)
+    by_name = {record["id"].decode(): record["image"] for record in prepared.records("train")}
+    corners = []
+    for image, name in zip(batch["image"], names, strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(by_name[name], (32, 32, 3))[:, :, 0]
+        corners += np.argwhere((windows == to_bytes(image)).all((-3, -2, -1))).tolist()
+    assert list(zip(names, corners, strict=True)) == CROPS_OF_SEED_0
+
+
+def test_a_crop_larger_than_images_is_padded_with_void(prepared, augmented):
+    """Images of 36×36 scaled by up to 1: in a crop of 48 at most 36² pixels are valid."""
+    augmented.data.crop_px = 48
+    augmented.augment.scale_max = 1.0
+    batches = take(pipeline.train_batches(prepared, augmented), 3)
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    assert valid.shape[1:] == (48, 48)
+    assert valid.sum((1, 2)).max() <= 36 * 36
+    assert valid.any((1, 2)).all()
 
 
 def test_another_seed_is_another_order(prepared, tiny):

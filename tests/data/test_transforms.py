@@ -47,6 +47,14 @@ def test_random_crop_reaches_every_corner_and_keeps_image_and_label_together():
     assert corners == {0, 1, 2, 6, 7, 8}  # top 0..1, left 0..2
 
 
+def test_a_crop_is_a_view_of_the_record():
+    """Nothing is copied before `to_element` makes floats of the crop's own pixels."""
+    image, label = np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8)
+    cropped = transforms.random_crop(image, label, crop_px=4, rng=np.random.default_rng(0))
+    assert np.shares_memory(cropped[0], image)
+    assert np.shares_memory(cropped[1], label)
+
+
 def test_center_crop_is_placed_as_torchvision_places_it():
     """CenterCrop: top = int(round((h - crop) / 2)), Python's rounding to even."""
     label = np.arange(49, dtype=np.uint8).reshape(7, 7)

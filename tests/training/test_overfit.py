@@ -40,6 +40,12 @@ def test_rare_classes_are_void_in_a_trial(tiny, monkeypatch):
     assert sum(after.values()) == 4 * 32 * 32
 
 
+def test_a_trial_sees_the_images_as_they_are(tiny):
+    tiny.augment.update({"name": "usual", "flip": 0.25})
+    assert overfit.overfit_config(tiny).augment == default().augment
+    assert tiny.augment.flip == 0.25
+
+
 def test_scorings_become_rare(tiny):
     tiny.train.max_steps = 30
     assert sorted(overfit.evaluation_steps(tiny)) == [1, 2, 3, 4, 6, 8, 11, 15, 20, 26, 30]

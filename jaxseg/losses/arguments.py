@@ -22,13 +22,18 @@ def check_arrays(logits: ArrayLike, label: ArrayLike) -> None:
     dtype = jnp.result_type(label)
     if len(shape) != 4 or jnp.shape(label) != shape[:3]:
         raise ValueError(f"logits {shape} and label {jnp.shape(label)}; expected [b, h, w, c] and [b, h, w].")
+    refuse_one_channel(shape)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"label is {dtype}; expected integers, one class a pixel.")
+
+
+def refuse_one_channel(shape: tuple[int, ...]) -> None:
+    """Raises ValueError where logits of that shape have a single channel."""
     if shape[-1] == 1:
         raise ValueError(
             f"logits {shape}: one channel is one class, and a label of 1 is void to it; give two channels, background and"
             " foreground."
         )
-    if not jnp.issubdtype(dtype, jnp.integer):
-        raise ValueError(f"label is {dtype}; expected integers, one class a pixel.")
 
 
 def check_label_values(logits: ArrayLike, label: ArrayLike) -> None:
@@ -41,7 +46,7 @@ def check_label_values(logits: ArrayLike, label: ArrayLike) -> None:
     """
     if isinstance(label, jax.core.Tracer) or (isinstance(label, jax.Array) and not label.is_fully_addressable):
         return
-    channels = jnp.shape(logits)[-1] if jnp.ndim(logits) else 0
+    channels = jnp.shape(logits)[-1]
     values = np.asarray(label)
     if (values == channels).any() and not (values == 0).any():
         raise ValueError(
@@ -52,13 +57,14 @@ def check_label_values(logits: ArrayLike, label: ArrayLike) -> None:
 
 def loss_of_labels(*static: str) -> Callable[[Function], Function]:
     """Decorates `function(logits, label, …)`: compiled, `static` arguments being constants of the program, and called only
-    after `check_label_values`, which a compiled function cannot do."""
+    after `check_arrays` and `check_label_values`; a compiled function sees no values."""
 
     def decorate(function: Function) -> Function:
         compiled = jax.jit(function, static_argnames=static)
 
         @functools.wraps(function)
         def checked(logits: ArrayLike, label: ArrayLike, *args: Any, **options: Any) -> Any:
+            check_arrays(logits, label)
             check_label_values(logits, label)
             return compiled(logits, label, *args, **options)
 

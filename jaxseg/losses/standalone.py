@@ -5,10 +5,12 @@ scalar, in float32 or wider, differentiable in the logits, finite also where cla
 is 0, with no gradient.
 """
 
-import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Integer
+from collections.abc import Sequence
 
-from jaxseg.losses.arguments import check_arrays, loss_of_labels
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer, Num
+
+from jaxseg.losses.arguments import loss_of_labels
 from jaxseg.losses.objective import check_choice, lovasz_loss_of, pixel_loss
 from jaxseg.losses.overlap import tversky
 from jaxseg.losses.pixel import pixel_weights
@@ -22,7 +24,7 @@ def cross_entropy_loss(
     logits: Float[ArrayLike, "b h w c"],
     label: Integer[ArrayLike, "b h w"],
     *,
-    class_weights: Float[ArrayLike, " c"] | None = None,
+    class_weights: Sequence | Num[ArrayLike, "..."] | None = None,  # its shape is checked below, with a sentence
     label_smoothing: float = 0.0,
 ) -> Float[Array, ""]:
     """Softmax cross-entropy, in nats: Σ ((1 - ε) w_y n_y + ε/c Σ_k w_k n_k) / Σ w_y over valid pixels, n_k = -log p_k.
@@ -48,13 +50,13 @@ def cross_entropy_loss(
     """
     logits, label, valid = promoted(logits, label)
     if class_weights is None:
-        return pixel_loss(logits, label, valid, kind="softmax", label_smoothing=label_smoothing, **alone(valid))
+        return pixel_loss(logits, label, valid, kind="softmax", label_smoothing=label_smoothing, **alone(logits, valid))
     of_class = jnp.asarray(class_weights, logits.dtype)
     if of_class.shape != logits.shape[-1:]:
         raise ValueError(f"class_weights {of_class.shape} with logits {logits.shape}; expected [c], one per class.")
     weights = sum_pixels(pixel_weights(label, valid, of_class))
     options = {"class_weights": of_class, "weights": weights, "label_smoothing": label_smoothing}
-    return pixel_loss(logits, label, valid, kind="softmax", **options, **alone(valid))
+    return pixel_loss(logits, label, valid, kind="softmax", **options, **alone(logits, valid))
 
 
 @loss_of_labels("kind")
@@ -86,7 +88,7 @@ def focal_loss(
     """
     check_choice("kind", kind, tuple(FOCAL_KINDS))
     logits, label, valid = promoted(logits, label)
-    return pixel_loss(logits, label, valid, kind=FOCAL_KINDS[kind], gamma=gamma, **alone(valid))
+    return pixel_loss(logits, label, valid, kind=FOCAL_KINDS[kind], gamma=gamma, **alone(logits, valid))
 
 
 @loss_of_labels()
@@ -175,13 +177,12 @@ def lovasz_loss(
 def promoted(
     logits: ArrayLike, label: ArrayLike
 ) -> tuple[Float[Array, "b h w c"], Integer[Array, "b h w"], Bool[Array, "b h w"]]:
-    """The arrays, checked, logits in float32 or wider, and where a pixel is valid. Raises ValueError."""
-    check_arrays(logits, label)
+    """The arrays, logits in float32 or wider, and where a pixel is valid."""
     logits = promote_to_float32(jnp.asarray(logits))
     label = jnp.asarray(label)
     return logits, label, valid_pixels(label, logits.shape[-1])
 
 
-def alone(valid: Bool[Array, "b h w"]) -> dict:
+def alone(logits: Float[Array, "b h w c"], valid: Bool[Array, "b h w"]) -> dict:
     """`pixel_loss`'s account of the global batch where the arrays are all of it."""
-    return {"pixels": valid.sum(dtype=jnp.float32), "num_parts": 1}
+    return {"pixels": valid.sum(dtype=logits.dtype), "num_parts": 1}

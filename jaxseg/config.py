@@ -8,6 +8,7 @@ tables of `configs/README.md`, which `python -m jaxseg.config` prints, are made 
 import dataclasses
 import difflib
 import json
+import math
 import re
 import runpy
 from pathlib import Path
@@ -28,7 +29,7 @@ class Field:
       choices: the values it may have, each with its meaning; {}: any value of the type.
       at_least: the least number.
       at_most: the largest. Where `doc` names no limit, it is far above what is of use, and catches slips of a digit.
-      needs: a field and its value, or its values, without which this one has no effect and keeps its default.
+      needs: a field and its value, or several, without one of which this one has no effect and keeps its default.
       unit: of the number.
       source: where the default is from: the study's text ("study"), its authors' longer report ("report"), the code
         released with it ("code"), or other work by name.
@@ -54,9 +55,14 @@ class Field:
             most = "or more" if self.at_most is None else f"to {self.at_most:,}"
             parts.append(f"{self.at_least:g} {most}.")
         if self.needs:
-            name, wanted = self.needs
-            parts.append(f"Only with {name}={' or '.join(wanted) if isinstance(wanted, tuple) else wanted}.")
+            parts.append(f"Only with {self.needs[0]}={' or '.join(map(str, self.needed_values()))}.")
         return " ".join(parts)
+
+    def needed_values(self) -> tuple:
+        """Those of the field in `needs`."""
+        if self.needs is None:
+            return ()
+        return self.needs[1] if isinstance(self.needs[1], tuple) else (self.needs[1],)
 
     def written_default(self) -> str:
         return f"{self.default} {self.unit}".strip() or '""'
@@ -71,7 +77,11 @@ UNET = ("model.name", "unet")
 ON_RESNET = ("deeplabv3", "deeplabv3plus", "fcn", "fpn", "pspnet", "resnet_unet")  # networks with a backbone
 RESNET = ("model.name", ON_RESNET)
 DILATED = ("model.name", ("deeplabv3", "fcn"))
-RMI = ("loss.name", "pixel_and_rmi")
+RMI = ("loss.name", ("pixel_and_rmi", "rmi"))
+TVERSKY = ("loss.name", ("pixel_and_tversky", "tversky"))
+TWO_TERMS = ("loss.name", ("pixel_and_rmi", "pixel_and_dice", "pixel_and_tversky", "pixel_and_lovasz"))
+CLASS_WEIGHTS = ("none", "inverse", "median_frequency")
+SOFTMAX = ("loss.pixel", "softmax")
 VOC2012 = ("data.name", "voc2012")
 PUBLIC_ARCHIVE = ("data.name", ("voc2012", "ade20k"))
 UNSPLIT = ("data.name", (OWN, "camvid32"))
@@ -156,21 +166,41 @@ SECTIONS = {
             "all": "", "all_but_head": "", "backbone": "of all but unet, also from an ImageNet ResNet"}),
     }),
     "loss": ("what the network learns by", {
-        "name": Field("pixel", "The terms.", choices={
-            "pixel": "that term alone: Model 1", "pixel_and_rmi": "with region mutual information: Model 2"}),
+        "name": Field("pixel", "The terms: a pixel term, a region term, or both.", choices={
+            "pixel": "that term alone: Model 1", "pixel_and_rmi": "with region mutual information: Model 2",
+            "pixel_and_dice": "", "pixel_and_tversky": "", "pixel_and_lovasz": "",
+            "rmi": "", "dice": "", "tversky": "", "lovasz": "Lovász-Softmax, image by image"}),
         "pixel": Field("softmax", "The pixel term.", source="report, code", choices={
-            "softmax": "cross-entropy", "sigmoid": "binary cross-entropy of every class"}),
+            "softmax": "cross-entropy", "sigmoid": "binary cross-entropy of every class", "focal": "(1 - p)^γ cross-entropy",
+            "focal_sigmoid": "the same of every class by itself"}),
+        "class_weights": Field("none", 'Of the cross-entropy: "none", "inverse", "median_frequency" (both from the pixels of'
+                               " the training images), or numbers with commas, one per class.", needs=SOFTMAX),
+        "label_smoothing": Field(0.0, "ε: the share of the truth that is spread over all classes.", at_least=0.0, at_most=1.0,
+                                 needs=SOFTMAX, source="Szegedy et al., arXiv 1512.00567"),
+        "focal_gamma": Field(2.0, "γ.", at_least=0.0, needs=("loss.pixel", ("focal", "focal_sigmoid")),
+                             source="Lin et al., arXiv 1708.02002"),
         "auxiliary_weight": Field(0.5, "Of the auxiliary head's pixel term.", at_least=0.0, needs=("model.auxiliary", True),
                                   source="torchvision's reference training"),
-        "weight": Field(0.5, "λ; with convex at most 1.", at_least=0.0, needs=RMI, source="study"),
-        "combine": Field("convex", "The sum of both terms.", needs=RMI, source="study", choices={
-            "convex": "λ pixel + (1 - λ) rmi", "additive": "pixel + λ rmi"}),
+        "weight": Field(0.5, "λ; with convex at most 1.", at_least=0.0, needs=TWO_TERMS, source="study"),
+        "combine": Field("convex", "The sum of both terms.", needs=TWO_TERMS, source="study", choices={
+            "convex": "λ pixel + (1 - λ) region", "additive": "pixel + λ region"}),
+        "start_steps": Field(0, "Before this many steps the pixel term is alone.", at_least=0, at_most=MAX_STEPS,
+                             needs=TWO_TERMS, unit="steps"),
+        "ramp_steps": Field(0, "From there on, steps over which r goes from 0 to 1 in (1 - r) pixel + r (the sum of both).",
+                            at_least=0, at_most=MAX_STEPS, needs=TWO_TERMS, unit="steps"),
         "radius": Field(3, "Side of the square regions; the RMI authors' code takes 10 at most.", at_least=1, at_most=10,
                         needs=RMI, unit="pixels", source="RMI paper"),
         "pool": Field("max", "Downsampling before regions are cut.", needs=RMI, source="RMI paper", choices={
             "max": "", "avg": "", "interpolate": "", "none": "code"}),
         "pool_size": Field(3, "Its window and stride.", at_least=1, at_most=MAX_PX, needs=RMI, unit="pixels",
                            source="RMI paper"),
+        "tversky_alpha": Field(0.3, "Weight of false positives.", at_least=0.0, needs=TVERSKY,
+                               source="Salehi et al., arXiv 1706.05721"),
+        "tversky_beta": Field(0.7, "Weight of false negatives.", at_least=0.0, needs=TVERSKY,
+                              source="Salehi et al., arXiv 1706.05721"),
+        "smooth": Field(0.0, "Added to the overlap of Dice and Tversky and to what it is divided by.", at_least=0.0,
+                        needs=("loss.name", ("pixel_and_dice", "dice", *TVERSKY[1])), unit="pixels",
+                        source="segmentation_models_pytorch"),
     }),
     "optim": ("how the network's parameters are updated", {
         "name": Field("adam", "The optimizer.", source="report, code", choices={
@@ -285,6 +315,22 @@ def follow_released_code(config: ConfigDict) -> None:
     config.eval.view = "random"
     config.eval.passes = 5
     config.checkpoint.best = "train_loss"
+
+
+def given_class_weights(loss: ConfigDict) -> tuple[float, ...] | None:
+    """The numbers in `config.loss.class_weights`; None where it holds a word. Raises ValueError for what is neither.
+
+    >>> loss = default().loss
+    >>> loss.class_weights = "1,0.5"
+    >>> given_class_weights(loss)
+    (1.0, 0.5)
+    """
+    if loss.class_weights in CLASS_WEIGHTS:
+        return None
+    weights = tuple(float(weight) for weight in loss.class_weights.split(","))
+    if not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+        raise ValueError(f"{weights} are not all finite and 0 or more, or are all 0")
+    return weights
 
 
 def get_field(config: ConfigDict, path: str):

@@ -9,17 +9,20 @@ import re
 from ml_collections import ConfigDict
 
 from jaxseg.config import (
+    CLASS_WEIGHTS,
     FIELDS,
     ON_RESNET,
     Field,
     all_fields,
     find_field,
     get_field,
+    given_class_weights,
     is_frozen,
     peer_path,
     peer_sections,
 )
 from jaxseg.errors import InputError, did_you_mean
+from jaxseg.labels import LABELS
 
 # Heights and widths that a network takes are multiples of this: by how often it halves them.
 SIZE_MULTIPLE_PX = {
@@ -51,6 +54,9 @@ def validate(config: ConfigDict) -> None:
     for name, section in peer_sections(config).items():
         _validate_model(section.model, peer_path(config, name), crop_px=config.data.crop_px)
         _validate_loss(section.loss, peer_path(config, name), crop_px=config.data.crop_px)
+        _validate_pixel_term(section, peer_path(config, name))
+        if config.data.name in LABELS:
+            check_class_weights(section.loss, peer_path(config, name), num_classes=LABELS[config.data.name].num_classes)
     _validate_mutual(config)
     _validate_batches(config)
 
@@ -71,13 +77,13 @@ def _check_needs(config: ConfigDict, path: str, field: Field) -> None:
     """Refuses a value that another field leaves without effect."""
     if field.needs is None or get_field(config, path) == field.default:
         return
-    name, wanted = field.needs
+    name = field.needs[0]
+    wanted = field.needed_values()
     other = re.match(r"(peers\.[^.]+\.)?", path)[0] + name  # of the same network
-    values = wanted if isinstance(wanted, tuple) else (wanted,)
-    if get_field(config, other) not in values:
+    if get_field(config, other) not in wanted:
         raise InputError(
             f"config.{path}={get_field(config, path)} has no effect with config.{other}={get_field(config, other)!r};"
-            f" add --config.{other}={' or '.join(map(str, values))}, or drop it."
+            f" add --config.{other}={' or '.join(map(str, wanted))}, or drop it."
         )
 
 
@@ -163,19 +169,49 @@ def _validate_augment(config: ConfigDict) -> None:
 
 
 def _validate_loss(loss: ConfigDict, where: str, *, crop_px: int) -> None:
-    if loss.name == "pixel":
-        return
-    if loss.combine == "convex" and loss.weight > 1:
+    region = loss.name.removeprefix("pixel_and_")
+    if region != loss.name and loss.combine == "convex" and loss.weight > 1:
         raise InputError(
-            f"{where}.loss.weight={loss.weight} with {where}.loss.combine='convex' would weigh RMI by"
+            f"{where}.loss.weight={loss.weight} with {where}.loss.combine='convex' would weigh {region} by"
             f" {1 - loss.weight:g}; use 0 to 1, or combine=additive."
         )
+    if region == "tversky" and loss.tversky_alpha == loss.tversky_beta == 0:
+        raise InputError(
+            f"{where}.loss.tversky_alpha and {where}.loss.tversky_beta are both 0: no pixel would be wrong; raise one."
+        )
     left_px = crop_px if loss.pool == "none" else crop_px // loss.pool_size
-    if left_px < loss.radius:
+    if region == "rmi" and left_px < loss.radius:
         raise InputError(
             f"config.data.crop_px={crop_px} leaves {left_px} pixels after {where}.loss.pool_size={loss.pool_size}, fewer"
             f" than {where}.loss.radius={loss.radius}; use a larger crop, or a smaller radius or pool_size."
         )
+
+
+def _validate_pixel_term(section: ConfigDict, where: str) -> None:
+    """Refuses options of a pixel term that there is not; an auxiliary head has one, too."""
+    loss = section.loss
+    if loss.name.startswith("pixel") or section.model.auxiliary:
+        return
+    for option in ("class_weights", "label_smoothing", "focal_gamma"):
+        if loss[option] != FIELDS[f"loss.{option}"].default:
+            raise InputError(
+                f"{where}.loss.{option}={loss[option]} has no effect with {where}.loss.name={loss.name!r}, which has no pixel"
+                f" term; use {where}.loss.name=pixel_and_{loss.name}, or drop it."
+            )
+
+
+def check_class_weights(loss: ConfigDict, where: str, *, num_classes: int) -> None:
+    """Refuses class weights that are no weights, or not one per class. Raises InputError."""
+    expected = f"expected {', '.join(CLASS_WEIGHTS)}, or {num_classes} numbers with commas, one per class"
+    try:
+        weights = given_class_weights(loss)
+    except ValueError as error:
+        meant = did_you_mean(loss.class_weights, CLASS_WEIGHTS)
+        raise InputError(
+            f"{where}.loss.class_weights is {loss.class_weights!r}; {expected}, 0 or more and not all 0.{meant}"
+        ) from error
+    if weights is not None and len(weights) != num_classes:
+        raise InputError(f"{where}.loss.class_weights holds {len(weights)} numbers; {expected}.")
 
 
 def _validate_batches(config: ConfigDict) -> None:

@@ -20,7 +20,7 @@ def by_config(function, *sections: str):
     @functools.wraps(function)
     def once(config, **options):
         parts = [config[section] for section in sections] or [config]
-        key = (*(str(part) for part in parts), *sorted(options.items()))
+        key = (*(str(part) for part in parts), *sorted((name, str(value)) for name, value in options.items()))
         if key not in made:
             made[key] = function(config, **options)
         return made[key]

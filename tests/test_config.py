@@ -50,12 +50,20 @@ NETWORK = {
     "loss": {
         "name": "pixel",
         "pixel": "softmax",
+        "class_weights": "none",
+        "label_smoothing": 0.0,
+        "focal_gamma": 2.0,
         "auxiliary_weight": 0.5,
         "weight": 0.5,
         "combine": "convex",
+        "start_steps": 0,
+        "ramp_steps": 0,
         "radius": 3,
         "pool": "max",
         "pool_size": 3,
+        "tversky_alpha": 0.3,
+        "tversky_beta": 0.7,
+        "smooth": 0.0,
     },
     "optim": {
         "name": "adam",
@@ -183,7 +191,26 @@ def test_default_is_the_studys_model_1():
             {"loss__name": "pixel_and_rmi", "loss__pool_size": 100},
             ["config.data.crop_px=224", "config.loss.pool_size=100", "config.loss.radius=3"],
         ),
-        ({"loss__name": "rmi"}, ["config.loss.name", "'rmi'", "pixel_and_rmi"]),
+        ({"loss__name": "pixel_rmi"}, ["config.loss.name", "'pixel_rmi'", "pixel_and_rmi"]),
+        ({"loss__name": "rmi", "loss__weight": 0.4}, ["config.loss.weight=0.4", "config.loss.name=pixel_and_rmi"]),
+        ({"loss__name": "pixel_and_dice", "loss__weight": 1.5}, ["config.loss.weight=1.5", "dice by -0.5"]),
+        ({"loss__name": "dice", "loss__radius": 5}, ["config.loss.radius=5", "no effect", "'dice'"]),
+        ({"loss__name": "dice", "loss__label_smoothing": 0.1}, ["config.loss.label_smoothing=0.1", "pixel_and_dice"]),
+        ({"loss__ramp_steps": 5}, ["config.loss.ramp_steps=5", "no effect", "config.loss.name=pixel_and_rmi"]),
+        ({"loss__focal_gamma": 1.0}, ["config.loss.focal_gamma=1.0", "config.loss.pixel=focal"]),
+        ({"loss__pixel": "focal", "loss__class_weights": "inverse"}, ["config.loss.class_weights=inverse", "softmax"]),
+        (
+            {"loss__class_weights": "invers"},
+            ["config.loss.class_weights is 'invers'", "19 numbers", "Did you mean 'inverse'"],
+        ),
+        ({"loss__class_weights": "1,2"}, ["config.loss.class_weights holds 2 numbers", "19 numbers", "one per class"]),
+        ({"loss__class_weights": "1,-1"}, ["config.loss.class_weights is '1,-1'", "0 or more"]),
+        ({"loss__class_weights": "0" + 18 * ",0"}, ["config.loss.class_weights is", "not all 0"]),
+        ({"loss__class_weights": ",nan,"}, ["config.loss.class_weights is ',nan,'"]),
+        (
+            {"loss__name": "tversky", "loss__tversky_alpha": 0.0, "loss__tversky_beta": 0.0},
+            ["config.loss.tversky_alpha and config.loss.tversky_beta are both 0"],
+        ),
     ],
 )
 def test_refusals_name_field_and_value(fields, words):
@@ -355,8 +382,8 @@ def test_declarations_agree_with_themselves():
         assert not field.choices or field.default in field.choices, path
         assert field.at_most is None or field.at_least <= field.default <= field.at_most, path
         if field.needs:
-            name, wanted = field.needs
-            for value in wanted if isinstance(wanted, tuple) else (wanted,):
+            name = field.needs[0]
+            for value in field.needed_values():
                 assert type(FIELDS[name].default) is type(value)
                 assert not FIELDS[name].choices or value in FIELDS[name].choices
     assert sorted([*all_fields(default()), "peers.NAME.frozen"]) == sorted(FIELDS)
@@ -411,7 +438,8 @@ def test_help_and_table_name_every_field():
         assert f"| `{path}` | `{field.written_default()}` | {field.source} | {field.explain()} |" in fields_table()
     assert FIELDS["loss.radius"].written_default() == "3 pixels"
     assert FIELDS["data.source_dir"].written_default() == '""'
-    assert FIELDS["loss.radius"].explain().endswith("1 to 10. Only with loss.name=pixel_and_rmi.")
+    assert FIELDS["loss.radius"].explain().endswith("1 to 10. Only with loss.name=pixel_and_rmi or rmi.")
+    assert FIELDS["model.features"].explain().endswith("Only with model.name=unet.")
     assert FIELDS["model.name"].explain() == "The network. One of unet, deeplabv3."
 
 

@@ -73,12 +73,15 @@ class Summary:
     def __init__(self):
         self.images = 0
         self.pixels_of_label = np.zeros(256, np.int64)
+        self.pixels_of_images_with_label = np.zeros(256, np.int64)
         self.height_px, self.width_px = [], []
         self._digest = hashlib.sha256()
 
     def add(self, sample_id: str, image: np.ndarray, label: np.ndarray) -> None:
         self.images += 1
-        self.pixels_of_label += np.bincount(label.ravel(), minlength=256)
+        count = np.bincount(label.ravel(), minlength=256)
+        self.pixels_of_label += count
+        self.pixels_of_images_with_label += np.where(count > 0, label.size - count[VOID], 0)
         self.height_px.append(label.shape[0])
         self.width_px.append(label.shape[1])
         for part in (sample_id.encode(), np.ascontiguousarray(image), np.ascontiguousarray(label)):
@@ -89,16 +92,24 @@ class Summary:
             "images": self.images,
             "height_px": [min(self.height_px), max(self.height_px)],
             "width_px": [min(self.width_px), max(self.width_px)],
-            "pixels_of_label": {str(i): int(n) for i, n in enumerate(self.pixels_of_label) if n},
+            "pixels_of_label": by_label(self.pixels_of_label),
+            "pixels_of_images_with_label": by_label(self.pixels_of_images_with_label),
             "sha256": self._digest.hexdigest(),
         }
+
+
+def by_label(count: np.ndarray) -> dict[str, int]:
+    """What there is of each label, as JSON has it; labels without any are left out."""
+    return {str(label): int(n) for label, n in enumerate(count) if n}
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """Prepared records: where they are and what is in them.
 
-    summary: split -> images, sizes, label counts, sha256. labels: the table that they were prepared by.
+    summary: split -> images, sizes, sha256, and counts `pixels_of_label` and `pixels_of_images_with_label`: valid pixels of
+    all images that show a label. Records of before the second was counted lack it. labels: the table that they were
+    prepared by.
     """
 
     name: str
@@ -125,6 +136,11 @@ class Prepared:
     def valid_pixels(self, split: str) -> int:
         """Pixels that are not void, counted when the records were written."""
         return sum(n for label, n in self.summary[split]["pixels_of_label"].items() if int(label) != VOID)
+
+    def class_counts(self, split: str, of: str = "pixels_of_label") -> list[int]:
+        """One of the counts of `summary`, by class."""
+        count = self.summary[split][of]
+        return [count.get(str(train_id), 0) for train_id in range(self.labels.num_classes)]
 
     def records(self, split: str) -> Sequence:
         """Random access: records[i] -> {"id": bytes, "image": uint8 [h, w, 3], "label": uint8 [h, w]}."""

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from jaxseg.config import choices_of
+from jaxseg.losses.arguments import refuse_one_channel
 from jaxseg.ops import promote_to_float32, valid_pixels
 
 FORMS = choices_of("mutual.form")
@@ -42,7 +43,7 @@ def mutual_kl(
       A scalar.
 
     Raises:
-      ValueError: while tracing, for an unknown choice or shapes that do not fit.
+      ValueError: while tracing, for an unknown choice, one channel, or shapes that do not fit.
 
     >>> logits = jnp.log(jnp.array([[0.5, 0.5]])).reshape(1, 1, 1, 2)
     >>> peer = jnp.log(jnp.array([[0.25, 0.75]])).reshape(1, 1, 1, 2)
@@ -60,6 +61,7 @@ def mutual_kl(
             f"logits {logits.shape}, peer_logits {peer_logits.shape}, label {label.shape};"
             " expected [b, h, w, c] twice and [b, h, w]."
         )
+    refuse_one_channel(logits.shape)
     mask = valid_pixels(label, logits.shape[-1]) if pixels == "valid" else jnp.ones(label.shape, bool)
     total = divergence(logits, peer_logits, mask, form=form, temperature=temperature).sum()
     return total / jnp.maximum(mask.sum(dtype=total.dtype), 1)

@@ -25,6 +25,8 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Integer
 
 from jaxseg.config import FIELDS
+from jaxseg.losses import arguments
+from jaxseg.losses.arguments import check_arrays
 from jaxseg.losses.rmi_maps import POOLS, pooled_maps, pooled_size
 from jaxseg.ops import valid_pixels
 
@@ -36,10 +38,10 @@ SEGMENT = 2**14  # columns of one inner product; its rounding grows with its len
 REGION_ELEMENTS = 2**26  # of one region matrix on an accelerator: 256 MiB, as many maps at once as fit
 
 matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # no TF32, no bfloat16
-jit = functools.partial(jax.jit, static_argnames=("radius", "pool", "pool_size"))
+loss_of_labels = arguments.loss_of_labels("radius", "pool", "pool_size")
 
 
-@jit
+@loss_of_labels
 def rmi_loss(
     logits: Float[ArrayLike, "b h w c"],
     label: Integer[ArrayLike, "b h w"],
@@ -74,7 +76,7 @@ def rmi_loss(
     return rmi_lower_bound(logits, label, radius=radius, pool=pool, pool_size=pool_size).mean(0).sum()
 
 
-@jit
+@loss_of_labels
 def rmi_lower_bound(
     logits: Float[ArrayLike, "b h w c"],
     label: Integer[ArrayLike, "b h w"],
@@ -119,17 +121,8 @@ def check_arguments(logits: ArrayLike, label: ArrayLike, *, radius: int, pool: s
         raise ValueError(f"radius={radius}; expected 1 to {MAX_RADIUS}.")
     if pool_size < 1:
         raise ValueError(f"pool_size={pool_size}; expected at least 1.")
+    check_arrays(logits, label)
     shape = jnp.shape(logits)
-    dtype = jnp.result_type(label)
-    if len(shape) != 4 or jnp.shape(label) != shape[:3]:
-        raise ValueError(f"logits {shape} and label {jnp.shape(label)}; expected [b, h, w, c] and [b, h, w].")
-    if shape[-1] == 1:
-        raise ValueError(
-            f"logits {shape}: one channel is one class, and a label of 1 is void to it; give two channels, background and"
-            " foreground."
-        )
-    if not jnp.issubdtype(dtype, jnp.integer):
-        raise ValueError(f"label is {dtype}; expected integers, one class a pixel.")
     left = [pooled_size(size, pool=pool, pool_size=pool_size) for size in shape[1:3]]
     if min(left) < radius:
         raise ValueError(

@@ -74,7 +74,9 @@ def kept_bytes(peers: Peers, losses: dict, batch: dict) -> int:
 
     def residuals(peers, batch):
         def objective(params):
-            fixed = {"losses": losses, "rng": jax.random.key(0), "pixels": jnp.float32(1), "num_parts": 1}
+            one = jnp.float32(1)
+            fixed = {"losses": losses, "rng": jax.random.key(0), "num_parts": 1, "axis_name": parallel.AXIS}
+            fixed |= {"pixels": one, "weights": dict.fromkeys(losses, one)}
             return total_loss(params, {n: peers[n].batch_stats for n in losses}, peers, batch, **fixed)
 
         return jax.vjp(objective, {name: peers[name].params for name in losses}, has_aux=True)[1]

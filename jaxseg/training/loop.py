@@ -35,7 +35,7 @@ from jaxseg.training.distributed import (
 )
 from jaxseg.training.failures import failures_as_errors
 from jaxseg.training.logger import Logger
-from jaxseg.training.peers import create_peers, make_losses, without_init
+from jaxseg.training.peers import class_weights, create_peers, make_losses, without_init
 from jaxseg.training.preemption import PreemptionListener
 from jaxseg.training.state import Peers
 from jaxseg.training.validation import Evaluation, evaluate
@@ -100,18 +100,21 @@ def train(
       What results.json holds.
     """
     console = PlainConsole(quiet=not is_primary_host())
+    weights = class_weights(config, prepared)
     run_on_primary(lambda: write_or_check_config(workdir, config, prepared))
     raise_on_all_hosts(lambda: check_config_matches_primary(workdir, config, prepared))
     schedule_steps = steps_of_epochs(config, prepared, config.train.epochs)
     last_step = min(config.train.max_steps or schedule_steps, schedule_steps)
     eval_steps = eval_steps or evaluation_steps(config, prepared, last_step)
     train_step = parallel.compile_train_step(
-        losses=make_losses(config),
+        losses=make_losses(config, weights=weights),
         seed=config.seed,
         accumulate_steps=config.train.accumulate_steps,
         skip_nonfinite=config.train.max_skipped_steps > 0,
     )
     eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
+    for name, of_class in weights.items():
+        console.say(f"{name}: class weights {', '.join(f'{weight:.3g}' for weight in of_class)}")
     evaluation = None
 
     with checkpoint.open_manager(workdir, config.checkpoint) as manager:

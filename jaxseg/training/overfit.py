@@ -21,7 +21,7 @@ from jaxseg.config import default, peer_sections
 from jaxseg.config_checks import check_devices, validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
-from jaxseg.data.records import Prepared
+from jaxseg.data.records import Prepared, Summary
 from jaxseg.data.transforms import center_crop
 from jaxseg.files import is_own_folder, make_own_folder, read_json, remove_own_folder
 from jaxseg.labels import VOID
@@ -64,14 +64,14 @@ def first_images(prepared: Prepared, *, crop_px: int) -> FewImages:
     images = [
         record | {"label": np.where(rare[record["label"]], VOID, record["label"]).astype(np.uint8)} for record in images
     ]
-    count = pixels_of_label(images)
-    summary = prepared.summary["train"] | {
-        "images": len(images),
-        "pixels_of_label": {str(label): int(pixels) for label, pixels in enumerate(count) if pixels},
-        "height_px": [crop_px, crop_px],
-        "width_px": [crop_px, crop_px],
-    }
-    return FewImages(prepared.name, prepared.folder, {"train": summary, "val": summary}, prepared.labels, tuple(images))
+    summary = Summary()
+    for record in images:
+        summary.add(record["id"].decode(), record["image"], record["label"])
+    before = prepared.summary["train"]
+    of_images = before | summary.as_dict() | {"sha256": before["sha256"]}
+    return FewImages(
+        prepared.name, prepared.folder, {"train": of_images, "val": of_images}, prepared.labels, tuple(images)
+    )
 
 
 def pixels_of_label(records: Sequence[dict]) -> np.ndarray:

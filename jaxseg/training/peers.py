@@ -6,18 +6,30 @@ In: `config` and how many classes and steps there are. Out: `{name: TrainState}`
 
 import dataclasses
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import optax
 from ml_collections import ConfigDict
 
-from jaxseg.config import all_fields, get_field, is_frozen, load_config, peer_path, peer_sections
+from jaxseg.config import (
+    all_fields,
+    get_field,
+    given_class_weights,
+    is_frozen,
+    load_config,
+    peer_path,
+    peer_sections,
+)
+from jaxseg.config_checks import check_class_weights
 from jaxseg.data.prepare import prepare
+from jaxseg.data.records import Prepared
 from jaxseg.errors import InputError
 from jaxseg.files import read_json
 from jaxseg.floor import check_jaxlib
 from jaxseg.labels import LABELS, Labels, labels_from_dict
+from jaxseg.losses.class_weights import inverse_weights, median_frequency_weights
 from jaxseg.losses.objective import LossFn, make_loss
 from jaxseg.models.factory import fresh_variables, load_variables, make_model
 from jaxseg.models.pretrained import is_pretrained_name, pretrained_file, settle_pretrained
@@ -26,6 +38,8 @@ from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
 from jaxseg.training.parallel import AXIS
 from jaxseg.training.state import Peers, create_peer
+
+MEDIAN_NEEDS = "pixels_of_images_with_label"  # of Prepared.summary
 
 
 def create_peers(config: ConfigDict, *, num_classes: int, steps: int) -> tuple[Peers, dict[str, LoadReport]]:
@@ -62,12 +76,42 @@ def create_peers(config: ConfigDict, *, num_classes: int, steps: int) -> tuple[P
     return peers, reports
 
 
-def make_losses(config: ConfigDict) -> dict[str, LossFn]:
-    """The loss of every peer that is trained, by name."""
+def trained_sections(config: ConfigDict) -> dict[str, ConfigDict]:
+    """Peer -> what holds its loss and optim, of those that are not frozen."""
+    return {name: section for name, section in peer_sections(config).items() if not is_frozen(config, name)}
+
+
+def class_weights(config: ConfigDict, prepared: Prepared) -> dict[str, tuple[float, ...]]:
+    """The weights of the classes in every peer's cross-entropy, by name; without those where all weigh the same.
+
+    Raises InputError where there is not one per class, or the records lack the count.
+    """
+    weights = {}
+    for name, section in trained_sections(config).items():
+        where = peer_path(config, name)
+        check_class_weights(section.loss, where, num_classes=prepared.labels.num_classes)
+        if given := given_class_weights(section.loss):
+            weights[name] = given
+        elif section.loss.class_weights == "inverse":
+            weights[name] = inverse_weights(prepared.class_counts("train"))
+        elif section.loss.class_weights == "median_frequency":
+            if MEDIAN_NEEDS not in prepared.summary["train"]:
+                raise InputError(
+                    f"{where}.loss.class_weights=median_frequency: the records in {prepared.folder} were prepared by an earlier"
+                    " version, which did not count in which images a class is seen. Remove that folder; the next start with"
+                    " config.data.source_dir prepares it again. Or use inverse."
+                )
+            counts = prepared.class_counts("train"), prepared.class_counts("train", MEDIAN_NEEDS)
+            weights[name] = median_frequency_weights(*counts)
+    return weights
+
+
+def make_losses(config: ConfigDict, *, weights: Mapping[str, tuple[float, ...]] | None = None) -> dict[str, LossFn]:
+    """The loss of every peer that is trained, by name. weights: `class_weights`; without them all classes weigh the same,
+    which costs the same."""
     return {
-        name: make_loss(section.loss, config.mutual)
-        for name, section in peer_sections(config).items()
-        if not is_frozen(config, name)
+        name: make_loss(section.loss, config.mutual, class_weights=(weights or {}).get(name))
+        for name, section in trained_sections(config).items()
     }
 
 

@@ -25,7 +25,7 @@ from jaxseg.models.pretrained import settle_pretrained
 from jaxseg.provenance import provenance
 from jaxseg.training import parallel
 from jaxseg.training.failures import failures_as_errors
-from jaxseg.training.peers import create_peers, make_losses
+from jaxseg.training.peers import class_weights, create_peers, make_losses
 
 WARM_UP_STEPS = 3  # after the first: buffers and reading threads fill
 STEPS = 20  # that are timed
@@ -43,7 +43,7 @@ def profile(config: ConfigDict, workdir: Path) -> dict:
         prepared = prepare(config.data)
         peers, _ = create_peers(config, num_classes=prepared.labels.num_classes, steps=1)
         options = {
-            "losses": make_losses(config),
+            "losses": make_losses(config, weights=class_weights(config, prepared)),
             "seed": config.seed,
             "accumulate_steps": config.train.accumulate_steps,
         }

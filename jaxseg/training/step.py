@@ -58,14 +58,14 @@ def train_step(
     microbatches = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
     num_parts = accumulate_steps * lax.axis_size(axis_name)
     pixels = lax.psum(batch["valid"].sum(), axis_name).astype(jnp.float32)
+    weights = lax.psum({name: loss_fn.weights_of(batch) for name, loss_fn in losses.items()}, axis_name)
     step = next(iter(peers.values())).step
     rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), lax.axis_index(axis_name))
 
     def microbatch_gradients(batch_stats, microbatch_and_index):
         microbatch, index = microbatch_and_index
-        objective = functools.partial(
-            total_loss, losses=losses, rng=jax.random.fold_in(rng, index), pixels=pixels, num_parts=num_parts
-        )
+        whole = {"pixels": pixels, "weights": weights, "num_parts": num_parts, "axis_name": axis_name}
+        objective = functools.partial(total_loss, losses=losses, rng=jax.random.fold_in(rng, index), **whole)
         params = {name: peers[name].params for name in losses}
         grads, (batch_stats, terms) = jax.grad(objective, has_aux=True)(params, batch_stats, peers, microbatch)
         return batch_stats, (grads, terms)
@@ -86,11 +86,14 @@ def total_loss(
     losses: Mapping[str, LossFn],
     rng: jax.Array,
     pixels: jax.Array,
+    weights: Mapping[str, jax.Array | None],
     num_parts: int,
+    axis_name: str,
 ) -> tuple[jax.Array, tuple[dict, dict]]:
     """Sum of the losses of the peers that have one, on one microbatch; with it their new BatchNorm statistics and terms.
 
     params, batch_stats: of those peers, by name. pixels: valid ones of the global batch, over `num_parts` microbatches.
+    weights: by peer, the sum of its class weights over these pixels, or None.
     """
     logits = {name: predict(peer, batch["image"]) for name, peer in peers.items() if name not in losses}
     auxiliary, new_stats, terms = {}, {}, {}
@@ -102,9 +105,9 @@ def total_loss(
     check_shapes(logits)
     for name, loss_fn in losses.items():
         others = [logits[other] for other in peers if other != name]
-        loss, own_terms = loss_fn(
-            logits[name], batch, peer_logits=others, auxiliary=auxiliary[name], pixels=pixels, num_parts=num_parts
-        )
+        whole = {"pixels": pixels, "weights": weights[name], "num_parts": num_parts, "axis_name": axis_name}
+        heads = {"peer_logits": others, "auxiliary": auxiliary[name]}
+        loss, own_terms = loss_fn(logits[name], batch, **heads, **whole, step=peers[name].step)
         total += loss
         terms |= {f"{name}/{term}": value for term, value in own_terms.items()} | {f"{name}/loss": loss}
     return total, (new_stats, terms)

@@ -40,6 +40,9 @@ def test_summary_counts_what_is_stored(data):
     assert prepared.valid_pixels("val") == (labels != 255).sum()
     counts = {str(i): int(n) for i, n in zip(*np.unique(labels, return_counts=True), strict=True)}
     assert prepared.summary["val"]["pixels_of_label"] == counts
+    beside = {name: int((labels[(labels == int(name)).any((1, 2))] != 255).sum()) for name in counts}
+    assert prepared.summary["val"]["pixels_of_images_with_label"] == {name: n for name, n in beside.items() if n}
+    assert prepared.class_counts("val") == [counts.get(str(train_id), 0) for train_id in range(11)]
     assert prepared.summary["val"]["height_px"] == [36, 36]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg.config import default
-from jaxseg.losses.objective import make_loss, pixel_loss
+from jaxseg.losses.objective import make_loss, pixel_loss, ramp
 from tests.losses.test_pixel import LABEL, LOGITS, VALID, oracle
 
 
@@ -31,6 +31,23 @@ def test_pixel_term_is_the_rmi_authors(golden, name):
     valid = label < logits.shape[-1]
     value = pixel_loss(logits, label, valid, kind=kind, pixels=jnp.float32(valid.sum()), num_parts=1)
     np.testing.assert_allclose(value, recorded["pixel_term"], rtol=2e-6)
+
+
+def test_class_weights_and_their_sum():
+    """Two pixels of class 0, one of class 2, one void: 2 · 0.5 + 3."""
+    loss_fn = make_loss(default().loss, default().mutual, class_weights=(0.5, 7.0, 3.0))
+    label = jnp.array([[[0, 0, 2, 255]]])
+    assert loss_fn.weights_of({"label": label, "valid": label != 255}) == 4.0
+    assert make_loss(default().loss, default().mutual).weights_of({}) is None
+
+
+@pytest.mark.parametrize(
+    ("start_steps", "ramp_steps", "expected"),
+    [(0, 4, [0, 0.25, 0.5, 0.75, 1, 1]), (2, 2, [0, 0, 0, 0.5, 1, 1]), (3, 0, [0, 0, 0, 1, 1, 1])],
+)
+def test_ramp_by_hand(start_steps, ramp_steps, expected):
+    options = {"start_steps": start_steps, "ramp_steps": ramp_steps}
+    assert [float(ramp(jnp.int32(step), **options)) for step in range(6)] == expected
 
 
 def test_all_void_is_zero_with_zero_gradient():

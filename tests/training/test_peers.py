@@ -1,5 +1,6 @@
 """Several networks in one run, and runs that start from others."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 from jaxseg.config import add_peer, load_config
+from jaxseg.data.prepare import prepare
 from jaxseg.errors import InputError
 from jaxseg.inference.evaluation import score_checkpoint
 from jaxseg.training import checkpoint
 from jaxseg.training.loop import train_and_evaluate
-from jaxseg.training.peers import create_peers
+from jaxseg.training.peers import class_weights, create_peers, make_losses
 from tests.runs import assert_same, lines, of_training, saved
 
 
@@ -114,3 +116,58 @@ def test_a_teacher_that_does_not_fit_is_refused(tiny, tmp_path, trained_run):
     teacher.model.init_from = str(tmp_path / "first")
     with pytest.raises(InputError, match=r"checkpoints: there is no checkpoint"):
         create_peers(tiny, num_classes=11, steps=1)
+
+
+# ---- Losses
+
+
+def test_class_weights_are_of_the_training_images(tiny, prepared_camvid):
+    """From the stored labels, counted once more; numbers are as given; the reported peer's and a further one's."""
+    prepared = prepare(tiny.data)
+    labels = [record["label"] for record in prepared.records("train")]
+    pixels = np.array([sum((label == k).sum() for label in labels) for k in range(11)])
+    beside = np.array([sum((label != 255).sum() for label in labels if (label == k).any()) for k in range(11)])
+    add_peer(tiny, "second").loss.class_weights = "median_frequency"
+    add_peer(tiny, "third").loss.class_weights = ",".join(map(str, range(11)))
+    add_peer(tiny, "fourth")
+    tiny.loss.class_weights = "inverse"
+    weights = class_weights(tiny, prepared)
+    assert set(weights) == {"unet", "second", "third"}
+    seen = pixels > 0
+    np.testing.assert_allclose(np.array(weights["unet"])[seen], pixels.sum() / seen.sum() / pixels[seen])
+    frequency = pixels[seen] / beside[seen]
+    np.testing.assert_allclose(np.array(weights["second"])[seen], np.median(frequency) / frequency)
+    assert not np.array(weights["unet"])[~seen].any()
+    assert weights["third"] == tuple(map(float, range(11)))
+    losses = make_losses(tiny, weights=weights)
+    assert {name: loss.class_weights for name, loss in losses.items()} == weights | {"fourth": None}
+
+
+def test_records_of_before_lack_the_count(tiny, prepared_camvid):
+    prepared = prepare(tiny.data)
+    train = {key: value for key, value in prepared.summary["train"].items() if key != "pixels_of_images_with_label"}
+    old = dataclasses.replace(prepared, summary=prepared.summary | {"train": train})
+    tiny.loss.class_weights = "inverse"
+    assert class_weights(tiny, old) == class_weights(tiny, prepared)
+    tiny.loss.class_weights = "median_frequency"
+    with pytest.raises(InputError, match=r"config.loss.class_weights=median_frequency.*Remove that folder"):
+        class_weights(tiny, old)
+
+
+@pytest.mark.slow
+def test_a_ramp_resumes_exactly(tiny, tmp_path):
+    """1 + 3 = 4 steps bit for bit, with weights, smoothing and a region term that rises from step 1 to step 3.
+
+    Three runs with their evaluations. In the default set is the same of the step alone: test_step_of_losses.py.
+    """
+    tiny.loss.update({"name": "pixel_and_dice", "ramp_steps": 2, "start_steps": 1, "label_smoothing": 0.1})
+    tiny.loss.class_weights = "inverse"
+    tiny.train.max_steps = 4
+    train_and_evaluate(tiny, tmp_path / "whole")
+    for steps in (1, 4):
+        tiny.train.max_steps = steps
+        train_and_evaluate(tiny, tmp_path / "parts")
+    logged = lines(tmp_path / "whole" / "train.jsonl")
+    assert [line["unet/ramp"] for line in logged] == [0, 0, 0.5, 1]
+    assert lines(tmp_path / "parts" / "train.jsonl") == logged
+    assert_same(saved(tmp_path / "parts", tiny), saved(tmp_path / "whole", tiny))

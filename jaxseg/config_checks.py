@@ -8,7 +8,17 @@ import re
 
 from ml_collections import ConfigDict
 
-from jaxseg.config import FIELDS, Field, all_fields, find_field, get_field, is_frozen, peer_path, peer_sections
+from jaxseg.config import (
+    FIELDS,
+    Field,
+    all_fields,
+    find_field,
+    get_field,
+    is_frozen,
+    peer_path,
+    peer_sections,
+    step_shares,
+)
 from jaxseg.errors import InputError, did_you_mean
 
 UNET_MULTIPLE_PX = 16  # four halvings
@@ -30,6 +40,7 @@ def validate(config: ConfigDict) -> None:
     for name, section in peer_sections(config).items():
         _validate_model(section.model, peer_path(config, name), crop_px=config.data.crop_px)
         _validate_loss(section.loss, peer_path(config, name), crop_px=config.data.crop_px)
+        _validate_optim(section.optim, peer_path(config, name))
     _validate_mutual(config)
     _validate_batches(config)
 
@@ -134,6 +145,26 @@ def _validate_loss(loss: ConfigDict, where: str, *, crop_px: int) -> None:
             f"config.data.crop_px={crop_px} leaves {left_px} pixels after {where}.loss.pool_size={loss.pool_size}, fewer"
             f" than {where}.loss.radius={loss.radius}; use a larger crop, or a smaller radius or pool_size."
         )
+
+
+def _validate_optim(optim: ConfigDict, where: str) -> None:
+    try:
+        step_shares(optim)
+    except ValueError as error:
+        raise InputError(
+            f"{where}.optim.step_at={optim.step_at!r}: {error}; expected shares of the schedule, with commas, such as 0.5,0.75."
+        ) from error
+
+
+def check_warmup(config: ConfigDict, *, steps: int) -> None:
+    """Refuses a warm-up that leaves nothing of the `steps` that schedules are laid out over. Raises InputError."""
+    for name, section in peer_sections(config).items():
+        if not is_frozen(config, name) and section.optim.warmup_steps >= steps:
+            raise InputError(
+                f"{peer_path(config, name)}.optim.warmup_steps={section.optim.warmup_steps}, but the whole run"
+                f" (config.train.epochs={config.train.epochs}) is {steps} steps: nothing would be left for the schedule"
+                f" {section.optim.schedule!r}. Use fewer warmup_steps, or more epochs."
+            )
 
 
 def _validate_batches(config: ConfigDict) -> None:

@@ -61,8 +61,14 @@ NETWORK = {
         "name": "adam",
         "learning_rate": 0.001,
         "schedule": "constant",
+        "step_at": "0.5,0.75",
+        "step_factor": 0.1,
         "warmup_steps": 0,
         "weight_decay": 0.0,
+        "decay_on": "weights",
+        "clip_norm": 0.0,
+        "backbone_rate": 1.0,
+        "head_rate": 1.0,
     },
 }
 DEFAULT = {

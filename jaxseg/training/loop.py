@@ -13,8 +13,8 @@ import jax
 from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 
-from jaxseg.config import is_frozen, peer_sections
-from jaxseg.config_checks import check_batch_statistics, check_devices, validate
+from jaxseg.config import is_frozen, peer_path, peer_sections
+from jaxseg.config_checks import check_batch_statistics, check_devices, check_warmup, validate
 from jaxseg.console import PlainConsole
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
@@ -98,9 +98,10 @@ def train(
       What results.json holds.
     """
     console = PlainConsole(quiet=not is_primary_host())
+    schedule_steps = steps_of_epochs(config, prepared, config.train.epochs)
+    check_warmup(config, steps=schedule_steps)
     run_on_primary(lambda: write_or_check_config(workdir, config, prepared))
     raise_on_all_hosts(lambda: check_config_matches_primary(workdir, config, prepared))
-    schedule_steps = steps_of_epochs(config, prepared, config.train.epochs)
     last_step = min(config.train.max_steps or schedule_steps, schedule_steps)
     eval_steps = eval_steps or evaluation_steps(config, prepared, last_step)
     train_step = parallel.compile_train_step(
@@ -196,7 +197,7 @@ def evaluation_steps(config: ConfigDict, prepared: Prepared, last_step: int) -> 
 
 
 def description(config: ConfigDict, prepared: Prepared, peers: Peers, last_step: int, workdir: Path) -> list[str]:
-    """What is about to happen, in a sentence per peer and two more."""
+    """What is about to happen, in a sentence per peer and two more; and where a warm-up does not end."""
     sentences = []
     for name, section in peer_sections(config).items():
         model = section.model
@@ -208,6 +209,12 @@ def description(config: ConfigDict, prepared: Prepared, peers: Peers, last_step:
     sentences.append(f"{prepared.name}: {images}, {prepared.labels.num_classes} classes")
     devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     sentences.append(f"{last_step:,} steps of {config.train.batch_size} images on {devices}; into {workdir}")
+    for name, section in peer_sections(config).items():
+        if not is_frozen(config, name) and section.optim.warmup_steps >= last_step:
+            sentences.append(
+                f"{name}: these {last_step:,} steps (config.train.max_steps) end before its learning rate has warmed up, at"
+                f" {peer_path(config, name)}.optim.warmup_steps={section.optim.warmup_steps:,}"
+            )
     return sentences
 
 

@@ -94,7 +94,7 @@ def restore_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple
         step = checkpoint.find_step(manager, which)
         # Shapes are enough: nothing is drawn, and no initialiser compiled.
         peers = jax.eval_shape(lambda: create_peers(without_init(config), num_classes=num_classes, steps=1)[0])
-        return step, checkpoint.restore(manager, step, peers)
+        return step, checkpoint.restore_networks(manager, step, peers)
 
 
 def check_networks_match(config: ConfigDict, trained: ConfigDict) -> None:

@@ -82,20 +82,23 @@ def test_a_run_of_before_without_decay_goes_on(tiny, copy_of, trained_run):
     assert train_and_evaluate(tiny, run)["step"] == 5
 
 
-def test_adam_with_decay_of_before_is_adamw(tiny, copy_of, trained_run):
+def test_adam_with_decay_of_before_is_adamw(tiny, tmp_path):
     """Not the same now by the same command, but by the name that it has now, with the state that it had then."""
-    run = as_before(copy_of(trained_run), weight_decay=0.1)
-    tiny.optim.weight_decay = 0.1
+    decoupled = {"name": "adamw", "weight_decay": 0.1, "decay_on": "all"}
+    tiny.optim.update(decoupled)
+    tiny.train.max_steps = 1
+    train_and_evaluate(tiny, tmp_path / "run")
+    run = as_before(tmp_path / "run", weight_decay=0.1)
+    tiny.train.max_steps = 2
+    tiny.optim.update({"name": "adam", "decay_on": "weights"})
     with pytest.raises(InputError) as caught:
         train_and_evaluate(tiny, run)
     assert "config.optim.name: 'adamw' there, 'adam' now" in str(caught.value)
     assert "config.optim.decay_on: 'all' there, 'weights' now" in str(caught.value)
-    tiny.optim.update({"name": "adamw", "decay_on": "all"})
-    assert train_and_evaluate(tiny, run)["step"] == 5
-    schedule = make_schedule(tiny.optim, steps=5)
-    then = optax.chain(
-        optax.scale_by_adam(), optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(schedule)
-    ).init(jnp.ones(3))
+    tiny.optim.update(decoupled)
+    assert train_and_evaluate(tiny, run)["step"] == 2
+    rate = optax.scale_by_learning_rate(make_schedule(tiny.optim, steps=5))
+    then = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1), rate).init(jnp.ones(3))
     assert jax.tree.structure(make_optimizer(tiny.optim, steps=5).init(jnp.ones(3))) == jax.tree.structure(then)
 
 

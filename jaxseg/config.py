@@ -116,6 +116,7 @@ SECTIONS = {
                            ' checkpoint. "": fresh ones.'),
         "init_parts": Field("all", "What is taken of init_from.", choices={
             "all": "", "all_but_head": "", "backbone": "of deeplabv3, also from an ImageNet ResNet"}),
+        "freeze_batchnorm": Field(False, "Train with the running statistics of init_from, unchanged; scale and bias learn."),
     }),
     "loss": ("what the network learns by", {
         "name": Field("pixel", "The terms.", choices={
@@ -153,6 +154,8 @@ SECTIONS = {
         "clip_norm": Field(0.0, "Gradients of a larger global norm are scaled down to it; 0: not.", at_least=0.0),
         "backbone_rate": Field(1.0, "Factor on the learning rate of the backbone.", at_least=0.0, needs=DEEPLABV3),
         "head_rate": Field(1.0, "Factor on that of everything else.", at_least=0.0, needs=DEEPLABV3),
+        "ema_decay": Field(0.0, "Of a moving average of the network's state, which is then what is scored, predicts and is"
+                           " exported; 0: none.", at_least=0.0, at_most=0.99999),
     }),
     "peers": ("further networks, by name; each has the sections model, loss and optim too", {
         "NAME.frozen": Field(False, "Not trained: a teacher, with weights by model.init_from."),

@@ -81,6 +81,12 @@ def _validate_model(model: ConfigDict, where: str, *, crop_px: int) -> None:
         raise InputError(f"{where}.model.init_parts={model.init_parts!r} needs {where}.model.init_from.")
     if model.init_parts == "backbone" and model.name != "deeplabv3":
         raise InputError(f"{where}.model.init_parts='backbone' is for {where}.model.name='deeplabv3'.")
+    if model.freeze_batchnorm and (not model.init_from or model.init_parts == "backbone"):
+        raise InputError(
+            f"{where}.model.freeze_batchnorm=True with {where}.model.init_from={model.init_from!r} and"
+            f" init_parts={model.init_parts!r} would hold statistics that no data were seen for; it needs those of a trained"
+            " network, with init_parts 'all' or 'all_but_head'."
+        )
 
 
 def _validate_mutual(config: ConfigDict) -> None:
@@ -206,7 +212,9 @@ def check_batch_statistics(config: ConfigDict) -> None:
         return
     for name, section in peer_sections(config).items():
         is_unet = section.model.name == "unet"
-        if is_frozen(config, name) or (is_unet and config.data.crop_px > UNET_MULTIPLE_PX):
+        if is_frozen(config, name) or section.model.freeze_batchnorm:
+            continue
+        if is_unet and config.data.crop_px > UNET_MULTIPLE_PX:
             continue
         where = "the lowest level of its crops" if is_unet else "its pooled branch"
         raise InputError(

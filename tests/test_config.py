@@ -46,6 +46,7 @@ NETWORK = {
         "remat": False,
         "init_from": "",
         "init_parts": "all",
+        "freeze_batchnorm": False,
     },
     "loss": {
         "name": "pixel",
@@ -69,6 +70,7 @@ NETWORK = {
         "clip_norm": 0.0,
         "backbone_rate": 1.0,
         "head_rate": 1.0,
+        "ema_decay": 0.0,
     },
 }
 DEFAULT = {

@@ -182,6 +182,8 @@ SECTIONS = {
     }),
     "eval": ("how the networks are scored", {
         "every_epochs": Field(5, "Between evaluations; the last step has one.", at_least=1, at_most=MAX_EPOCHS, unit="epochs"),
+        "patience": Field(0, "End after so many evaluations in a row without a better checkpoint.best of the reported"
+                          " network; 0: do not.", at_least=0, at_most=MAX_EPOCHS, unit="evaluations"),
         "batch_size": Field(8, "Over all devices and hosts.", at_least=1, at_most=MAX_BATCH, unit="images"),
         "view": Field("whole", "What is scored of an image.", choices={
             "whole": "every pixel once", "center": "the central crop_px", "random": "random crop_px; code"}),

@@ -184,6 +184,11 @@ def _validate_batches(config: ConfigDict) -> None:
             f"config.eval.passes={config.eval.passes} with config.eval.view={config.eval.view!r} would score the same"
             " pixels again; passes go with config.eval.view=random."
         )
+    if config.eval.patience and config.checkpoint.best == "train_loss":
+        raise InputError(
+            f"config.eval.patience={config.eval.patience} is for what validation measures; with"
+            " config.checkpoint.best='train_loss' it says nothing. Use config.checkpoint.best=mean_iou, or drop it."
+        )
 
 
 def check_devices(config: ConfigDict, *, devices: int) -> None:

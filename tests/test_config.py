@@ -100,7 +100,7 @@ DEFAULT = {
         "max_skipped_steps": 0,
         "log_every_steps": 20,
     },
-    "eval": {"every_epochs": 5, "batch_size": 8, "view": "whole", "passes": 1, "figure_images": 4},
+    "eval": {"every_epochs": 5, "patience": 0, "batch_size": 8, "view": "whole", "passes": 1, "figure_images": 4},
     "checkpoint": {"every_steps": 0, "keep_latest": 2, "best": "mean_iou"},
 }
 

@@ -121,6 +121,9 @@ def train(
         )
         batches = parallel.shard_ahead(pipeline.closing_iterator(batches))
         logger = Logger(workdir, config, prepared, console, start=start, last_step=last_step, steps=schedule_steps)
+        planned_step = last_step
+        ended_early = logger.why_to_end()  # where the run had ended so, or was stopped just then
+        last_step = start if ended_early else last_step
         with logger, PreemptionListener() as preemption:
             for step, batch in zip(range(start + 1, last_step + 1), batches, strict=False):
                 peers, measurements = train_step(peers, batch)
@@ -139,7 +142,8 @@ def train(
                     saved = checkpoint.wait(manager, say=console.say) or "none"
                     message = f"step {saved} is saved in {workdir}; the same command goes on"
                     raise StoppedError(message, preemption.signal)
-                if is_eval and should_stop(evaluation):
+                ended_early = logger.why_to_end() if is_eval else None
+                if ended_early or (is_eval and should_stop(evaluation)):
                     last_step = step
                     break
             logger.flush()
@@ -148,6 +152,9 @@ def train(
             raise ResourceError(f"{workdir}: step {step:,}, the last, could not be saved; step {saved} is.")
         evaluation = evaluation or evaluate(eval_step, peers, prepared, config)
         results = results_of(config, prepared, step, evaluation, manager)
+    results["ended_early"] = ended_early if step < planned_step else None
+    if results["ended_early"]:
+        console.say(f"ended at step {step:,} of {planned_step:,}: {ended_early}")
     results["wall_time_s"] = time.monotonic() - started_at
     results["images_per_s"] = logger.images_per_s
     results["skipped_steps"] = logger.skipped

@@ -190,11 +190,16 @@ class Logger:
         self.flushed_at = time.monotonic()  # evaluation is no training time
         return {key: float("nan") if value is None else value for key, value in ranking.items()}
 
-    def why_to_end(self) -> str | None:
-        """By the evaluations so far and `config.eval.patience`; None: go on. All hosts have the same evaluations."""
+    def why_to_end(self, eval_steps: set[int]) -> str | None:
+        """By the evaluations so far and `config.eval.patience`; None: go on. All hosts have the same evaluations.
+
+        eval_steps: which of them count. A part of a run that ended elsewhere (`config.train.max_steps`) was scored there,
+        too; a run in one part would not have been.
+        """
+        evaluations = [line for line in self.evaluations if line["step"] in eval_steps]
         key = f"{self.config.peer}/{self.config.checkpoint.best}"
         patience = self.config.eval.patience
-        return plateau(self.evaluations, key=key, patience=patience) if patience else None
+        return plateau(evaluations, key=key, patience=patience) if patience else None
 
 
 def drop_later_lines(path: Path, start: int) -> list[dict]:

@@ -122,7 +122,7 @@ def train(
         batches = parallel.shard_ahead(pipeline.closing_iterator(batches))
         logger = Logger(workdir, config, prepared, console, start=start, last_step=last_step, steps=schedule_steps)
         planned_step = last_step
-        ended_early = logger.why_to_end()  # where the run had ended so, or was stopped just then
+        ended_early = logger.why_to_end(eval_steps)  # where the run had ended so, or was stopped just then
         last_step = start if ended_early else last_step
         with logger, PreemptionListener() as preemption:
             for step, batch in zip(range(start + 1, last_step + 1), batches, strict=False):
@@ -142,7 +142,7 @@ def train(
                     saved = checkpoint.wait(manager, say=console.say) or "none"
                     message = f"step {saved} is saved in {workdir}; the same command goes on"
                     raise StoppedError(message, preemption.signal)
-                ended_early = logger.why_to_end() if is_eval else None
+                ended_early = logger.why_to_end(eval_steps) if is_eval else None
                 if ended_early or (is_eval and should_stop(evaluation)):
                     last_step = step
                     break

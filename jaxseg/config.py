@@ -164,6 +164,7 @@ SECTIONS = {
                            ' fetched once into data.dir. "": fresh ones.'),
         "init_parts": Field("all", "What is taken of init_from; the name of an ImageNet ResNet sets backbone.", choices={
             "all": "", "all_but_head": "", "backbone": "of all but unet, also from an ImageNet ResNet"}),
+        "freeze_batchnorm": Field(False, "Train with the running statistics of init_from, unchanged; scale and bias learn."),
     }),
     "loss": ("what the network learns by", {
         "name": Field("pixel", "The terms: a pixel term, a region term, or both.", choices={
@@ -203,13 +204,26 @@ SECTIONS = {
                         source="segmentation_models_pytorch"),
     }),
     "optim": ("how the network's parameters are updated", {
-        "name": Field("adam", "The optimizer.", source="report, code", choices={
-            "adam": "betas 0.9, 0.999, eps 1e-8: PyTorch's defaults", "sgd": "momentum 0.9"}),
+        "name": Field("adam", "The optimizer, by PyTorch's names and defaults.", source="report, code", choices={
+            "adam": "betas 0.9, 0.999, eps 1e-8", "adamw": "the same, its decay decoupled", "sgd": "momentum 0.9"}),
         "learning_rate": Field(1e-3, "Where the schedule is highest.", at_least=0.0, source="report, code"),
-        "schedule": Field("constant", "Of the learning rate.", source="code", choices={
-            "constant": "", "cosine": "to 0", "poly": "(1 - step/steps)^0.9"}),
-        "warmup_steps": Field(0, "Linear from 0, before the schedule.", at_least=0, at_most=MAX_STEPS, unit="steps"),
-        "weight_decay": Field(0.0, "Decoupled, on every parameter.", at_least=0.0),
+        "schedule": Field("constant", "Of the learning rate, behind the warm-up.", source="code", choices={
+            "constant": "", "cosine": "to 0", "poly": "(1 - step/steps)^0.9", "step": "in steps"}),
+        "step_at": Field("0.5,0.75", "Where the rate steps down: shares of the schedule, with commas.",
+                         needs=("optim.schedule", "step"), source="He et al., arXiv 1512.03385, section 4.2"),
+        "step_factor": Field(0.1, "Of the rate at each of them.", at_least=0.0, at_most=1.0,
+                             needs=("optim.schedule", "step"), source="the same"),
+        "warmup_steps": Field(0, "Ahead of the schedule, update i of n has (i + 1)/n of the rate.", at_least=0,
+                              at_most=MAX_STEPS, unit="steps"),
+        "weight_decay": Field(0.0, "Added, times the parameter, to the gradient (adam, sgd), or to the update (adamw).",
+                              at_least=0.0),
+        "decay_on": Field("weights", "What decays.", choices={
+            "weights": "kernels: neither biases nor BatchNorm", "all": "every parameter"}),
+        "clip_norm": Field(0.0, "Gradients of a larger global norm are scaled down to it; 0: not.", at_least=0.0),
+        "backbone_rate": Field(1.0, "Factor on the learning rate of the backbone.", at_least=0.0, needs=RESNET),
+        "head_rate": Field(1.0, "Factor on that of everything else.", at_least=0.0, needs=RESNET),
+        "ema_decay": Field(0.0, "Of a moving average of the network's state, which is then what is scored, predicts and is"
+                           " exported; 0: none.", at_least=0.0, at_most=0.99999),
     }),
     "peers": ("further networks, by name; each has the sections model, loss and optim too", {
         "NAME.frozen": Field(False, "Not trained: a teacher, with weights by model.init_from."),
@@ -236,6 +250,8 @@ SECTIONS = {
     }),
     "eval": ("how the networks are scored", {
         "every_epochs": Field(5, "Between evaluations; the last step has one.", at_least=1, at_most=MAX_EPOCHS, unit="epochs"),
+        "patience": Field(0, "End after so many evaluations in a row without a better checkpoint.best of the reported"
+                          " network; 0: do not.", at_least=0, at_most=MAX_EPOCHS, unit="evaluations"),
         "batch_size": Field(8, "Over all devices and hosts.", at_least=1, at_most=MAX_BATCH, unit="images"),
         "view": Field("whole", "What is scored of an image.", choices={
             "whole": "every pixel once", "center": "the central crop_px", "random": "random crop_px; code"}),
@@ -333,6 +349,18 @@ def given_class_weights(loss: ConfigDict) -> tuple[float, ...] | None:
     return weights
 
 
+def step_shares(optim: ConfigDict) -> list[float]:
+    """The numbers in `config.optim.step_at`. Raises ValueError where they are none between 0 and 1.
+
+    >>> step_shares(default().optim)
+    [0.5, 0.75]
+    """
+    shares = [float(share) for share in optim.step_at.split(",")]
+    if not all(0 < share < 1 for share in shares):
+        raise ValueError(f"{shares} are not all between 0 and 1")
+    return shares
+
+
 def get_field(config: ConfigDict, path: str):
     """The value at a dotted path."""
     for key in path.split("."):
@@ -418,9 +446,18 @@ def load_config(workdir: Path) -> ConfigDict:
         for name in stored["config"].get("peers", {}):
             add_peer(config, name)
         config.update(stored["config"])
+        for name, section in peer_sections(config).items():
+            written = stored["config"] if name == config.peer else stored["config"]["peers"][name]
+            _rename_decoupled_adam(section.optim, written["optim"])
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{workdir / 'config.json'}: does not fit this version of jaxseg ({error}).") from error
     return config
+
+
+def _rename_decoupled_adam(optim: ConfigDict, written: dict) -> None:
+    """Before there was `decay_on`, the decay of adam was decoupled and on every parameter: what is now called adamw."""
+    if "decay_on" not in written and optim.name == "adam" and optim.weight_decay:
+        optim.update({"name": "adamw", "decay_on": "all"})
 
 
 def all_fields(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -20,6 +20,7 @@ from jaxseg.config import (
     is_frozen,
     peer_path,
     peer_sections,
+    step_shares,
 )
 from jaxseg.errors import InputError, did_you_mean
 from jaxseg.labels import LABELS
@@ -57,6 +58,7 @@ def validate(config: ConfigDict) -> None:
         _validate_pixel_term(section, peer_path(config, name))
         if config.data.name in LABELS:
             check_class_weights(section.loss, peer_path(config, name), num_classes=LABELS[config.data.name].num_classes)
+        _validate_optim(section.optim, peer_path(config, name))
     _validate_mutual(config)
     _validate_batches(config)
 
@@ -101,6 +103,12 @@ def _validate_model(model: ConfigDict, where: str, *, crop_px: int) -> None:
     if model.init_parts == "backbone" and model.name not in ON_RESNET:
         raise InputError(
             f"{where}.model.init_parts='backbone' is for {where}.model.name={' or '.join(map(repr, ON_RESNET))}."
+        )
+    if model.freeze_batchnorm and (not model.init_from or model.init_parts == "backbone"):
+        raise InputError(
+            f"{where}.model.freeze_batchnorm=True with {where}.model.init_from={model.init_from!r} and"
+            f" init_parts={model.init_parts!r} would hold statistics that no data were seen for; it needs those of a trained"
+            " network, with init_parts 'all' or 'all_but_head'."
         )
 
 
@@ -214,6 +222,26 @@ def check_class_weights(loss: ConfigDict, where: str, *, num_classes: int) -> No
         raise InputError(f"{where}.loss.class_weights holds {len(weights)} numbers; {expected}.")
 
 
+def _validate_optim(optim: ConfigDict, where: str) -> None:
+    try:
+        step_shares(optim)
+    except ValueError as error:
+        raise InputError(
+            f"{where}.optim.step_at={optim.step_at!r}: {error}; expected shares of the schedule, with commas, such as 0.5,0.75."
+        ) from error
+
+
+def check_warmup(config: ConfigDict, *, steps: int) -> None:
+    """Refuses a warm-up that leaves nothing of the `steps` that schedules are laid out over. Raises InputError."""
+    for name, section in peer_sections(config).items():
+        if not is_frozen(config, name) and section.optim.warmup_steps >= steps:
+            raise InputError(
+                f"{peer_path(config, name)}.optim.warmup_steps={section.optim.warmup_steps}, but the whole run"
+                f" (config.train.epochs={config.train.epochs}) is {steps} steps: nothing would be left for the schedule"
+                f" {section.optim.schedule!r}. Use fewer warmup_steps, or more epochs."
+            )
+
+
 def _validate_batches(config: ConfigDict) -> None:
     if config.train.batch_size % config.train.accumulate_steps:
         raise InputError(
@@ -224,6 +252,11 @@ def _validate_batches(config: ConfigDict) -> None:
         raise InputError(
             f"config.eval.passes={config.eval.passes} with config.eval.view={config.eval.view!r} would score the same"
             " pixels again; passes go with config.eval.view=random."
+        )
+    if config.eval.patience and config.checkpoint.best == "train_loss":
+        raise InputError(
+            f"config.eval.patience={config.eval.patience} is for what validation measures; with"
+            " config.checkpoint.best='train_loss' it says nothing. Use config.checkpoint.best=mean_iou, or drop it."
         )
 
 
@@ -252,7 +285,9 @@ def check_batch_statistics(config: ConfigDict) -> None:
     if train.batch_size > train.accumulate_steps:
         return
     for name, section in peer_sections(config).items():
-        if is_frozen(config, name) or least_pixels(section.model, config.data.crop_px) > 1:
+        if is_frozen(config, name) or section.model.freeze_batchnorm:
+            continue
+        if least_pixels(section.model, config.data.crop_px) > 1:
             continue
         pooled = section.model.name in POOLED
         where = "its pooled branch" if pooled else "the lowest level of its crops"

@@ -46,6 +46,7 @@ NETWORK = {
         "remat": False,
         "init_from": "",
         "init_parts": "all",
+        "freeze_batchnorm": False,
     },
     "loss": {
         "name": "pixel",
@@ -69,8 +70,15 @@ NETWORK = {
         "name": "adam",
         "learning_rate": 0.001,
         "schedule": "constant",
+        "step_at": "0.5,0.75",
+        "step_factor": 0.1,
         "warmup_steps": 0,
         "weight_decay": 0.0,
+        "decay_on": "weights",
+        "clip_norm": 0.0,
+        "backbone_rate": 1.0,
+        "head_rate": 1.0,
+        "ema_decay": 0.0,
     },
 }
 DEFAULT = {
@@ -114,7 +122,7 @@ DEFAULT = {
         "max_skipped_steps": 0,
         "log_every_steps": 20,
     },
-    "eval": {"every_epochs": 5, "batch_size": 8, "view": "whole", "passes": 1, "figure_images": 4},
+    "eval": {"every_epochs": 5, "patience": 0, "batch_size": 8, "view": "whole", "passes": 1, "figure_images": 4},
     "checkpoint": {"every_steps": 0, "keep_latest": 2, "best": "mean_iou"},
 }
 

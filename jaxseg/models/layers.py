@@ -31,6 +31,9 @@ def bias_init(fan_in: int) -> nn.initializers.Initializer:
 class BatchNorm(nn.Module):
     """Batch normalisation as `torch.nn.BatchNorm2d`, synchronised over the devices of `axis_name`.
 
+    A training pass in which the collection "batch_stats" may not change normalizes by the running statistics, as
+    PyTorch's module in `.eval()`; scale and bias still learn.
+
     y = (x - mean) / sqrt(var + 1e-5) * scale + bias, statistics over (b, h, w) in float32. linen's own BatchNorm keeps
     the biased variance as running average; PyTorch keeps the unbiased one, n / (n - 1) times it, n counted over all
     devices.
@@ -49,7 +52,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
         mean, var = running_mean.value, running_var.value
-        if train:
+        if train and self.is_mutable_collection("batch_stats"):
             mean, var, n = batch_moments(x, self.axis_name if not self.is_initializing() else None)
             if not self.is_initializing():
                 running_mean.value += self.momentum * (mean - running_mean.value)

@@ -33,7 +33,7 @@ class ResNetUNet(nn.Module):
     def __call__(self, image: Float[ArrayLike, "b h w 3"], train: bool = False) -> Float[Array, "b h w c"]:
         x = normalize(image, self.mean, self.std).astype(self.dtype)
         *skips, x = ResNet(
-            self.backbone, self.stem_features, 32, self.dtype, self.axis_name, remat=self.remat, name="encoder"
+            self.backbone, self.stem_features, 32, self.dtype, self.axis_name, remat=self.remat, name="backbone"
         )(x, train=train)
         for level, share in enumerate(DECODER, start=1):
             x = repeat_pixels(x)

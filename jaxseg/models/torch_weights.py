@@ -62,15 +62,13 @@ def unet_tensor_maps() -> list[TensorMap]:
     return tensor_maps
 
 
-def resnet_tensor_maps(
-    depths: Iterable[int], *, theirs: str = "backbone", ours: str = "backbone", is_basic: bool = False
-) -> list[TensorMap]:
-    """Every tensor of torchvision's ResNet below the names `theirs` and `ours`, its own classifier `fc` apart."""
-    tensor_maps = conv_norm_tensor_maps(f"{theirs}.conv1", f"{theirs}.bn1", (ours, "stem"))
+def resnet_tensor_maps(depths: Iterable[int], *, theirs: str = "backbone", is_basic: bool = False) -> list[TensorMap]:
+    """Every tensor of torchvision's ResNet as a backbone, its own classifier `fc` apart; `theirs`: how names begin there."""
+    tensor_maps = conv_norm_tensor_maps(f"{theirs}.conv1", f"{theirs}.bn1", ("backbone", "stem"))
     for stage, blocks in enumerate(depths, start=1):
         for i in range(blocks):
             block = f"{theirs}.layer{stage}.{i}"
-            path = (ours, f"stage{stage}_block{i + 1}")
+            path = ("backbone", f"stage{stage}_block{i + 1}")
             for k in (1, 2) if is_basic else (1, 2, 3):
                 tensor_maps += conv_norm_tensor_maps(f"{block}.conv{k}", f"{block}.bn{k}", (*path, f"conv{k}"))
             if i == 0 and not (is_basic and stage == 1):
@@ -95,9 +93,9 @@ def deeplabv3_tensor_maps(depths: Iterable[int], *, auxiliary: bool) -> list[Ten
     return tensor_maps
 
 
-def resnet_maps_of(backbone: str, *, theirs: str, ours: str) -> list[TensorMap]:
-    """Every tensor of a ResNet below the names `theirs` and `ours`."""
-    return resnet_tensor_maps(DEPTHS[backbone], theirs=theirs, ours=ours, is_basic=backbone in BASIC)
+def resnet_maps_of(backbone: str, *, theirs: str) -> list[TensorMap]:
+    """Every tensor of a ResNet, whose names in PyTorch begin with `theirs`."""
+    return resnet_tensor_maps(DEPTHS[backbone], theirs=theirs, is_basic=backbone in BASIC)
 
 
 def separable_tensor_maps(torch_name: str, norm: str, path: tuple[str, ...]) -> list[TensorMap]:
@@ -319,8 +317,7 @@ def torch_network(network: nn.Module) -> TorchNetwork:
         FPN: fpn_tensor_maps,
         ResNetUNet: resnet_unet_tensor_maps,
     }
-    ours = "encoder" if isinstance(network, ResNetUNet) else "backbone"
-    maps = resnet_maps_of(network.backbone, theirs="encoder", ours=ours) + builders[type(network)]()
+    maps = resnet_maps_of(network.backbone, theirs="encoder") + builders[type(network)]()
     return TorchNetwork(maps, SMP, ("segmentation_head.",), "encoder.", ("encoder.fc.",))
 
 
@@ -329,7 +326,7 @@ def torchvision_network(network: DeepLabV3 | FCN) -> TorchNetwork:
     if isinstance(network, DeepLabV3):
         maps = deeplabv3_tensor_maps(DEPTHS[network.backbone], auxiliary=network.auxiliary)
     else:
-        maps = resnet_maps_of(network.backbone, theirs="backbone", ours="backbone")
+        maps = resnet_maps_of(network.backbone, theirs="backbone")
         heads = {"classifier": "classifier", "aux_classifier": "auxiliary"}
         for theirs, ours in list(heads.items())[: 1 + network.auxiliary]:
             maps += conv_norm_tensor_maps(f"{theirs}.0", f"{theirs}.1", (ours, "conv"))

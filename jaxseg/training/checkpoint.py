@@ -25,7 +25,7 @@ from jaxseg.errors import InputError
 from jaxseg.files import remove_own_folder
 from jaxseg.models.torch_tensors import LoadReport
 from jaxseg.training import distributed
-from jaxseg.training.state import Peers, TrainState
+from jaxseg.training.state import Peers, TrainState, averaged
 
 SUMS = "sha256.json"  # in a checkpoint's folder: SHA-256 of every file below it, by path
 HIGHER_IS_BETTER = {"mean_iou": True, "train_loss": False}
@@ -203,21 +203,39 @@ def _move(folder: Path, aside: Path) -> Path:
     return folder.rename(free)
 
 
+def restore_networks(manager: ocp.CheckpointManager, step: int, peers: Peers) -> Peers:
+    """The peers of `step` as they predict, by their averages where they have one. What optimizers held is not read, so it
+    may be another version's."""
+    what = f"peers {', '.join(peers)} of the run's config"
+    targets = {name: _network(peer) for name, peer in peers.items()}
+    restored = _restore_parts(manager, step, targets, what)
+    return {name: averaged(peer.replace(opt_state=(), **restored[name])) for name, peer in peers.items()}
+
+
 def restore_variables(workdir: Path, config: ConfigDict, target: dict) -> tuple[dict, LoadReport]:
     """Parameters and BatchNorm statistics of the reported peer at the best checkpoint of the run in `workdir`, else at
-    its last, and what was loaded; `target` gives names and shapes. Raises InputError."""
+    its last, its average where it has one; and what was loaded. `target` gives names and shapes. Raises InputError."""
     with open_manager(workdir, config.checkpoint, read_only=True) as manager:
         step = find_step(manager, "last" if manager.best_step() is None else "best")
-        shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
-        item = {config.peer: ocp.args.PyTreeRestore(shapes, partial_restore=True)}
-        what = f"peer {config.peer} of this network"
-        _check_sums(manager, step, what)
-        with _named_errors(manager, step, what):
-            restored = manager.restore(step, args=ocp.args.Composite(**item))[config.peer]
-            jax.tree.map_with_path(_check_leaf, restored, target)
+        is_average = config.optim.ema_decay > 0
+        targets = {config.peer: {"ema": target} if is_average else target}
+        restored = _restore_parts(manager, step, targets, f"peer {config.peer} of this network")[config.peer]
+        restored = restored["ema"] if is_average else restored
     named = jax.tree.leaves_with_path(restored)
     loaded = [f"step {step} {jax.tree_util.keystr(p, simple=True, separator='/')} {list(x.shape)}" for p, x in named]
     return restored, LoadReport(tuple(loaded))
+
+
+def _restore_parts(manager: ocp.CheckpointManager, step: int, targets: dict[str, dict], what: str) -> dict[str, dict]:
+    """Of each peer's item those parts that `targets` names, with their shapes. Raises InputError."""
+    shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), targets)
+    items = {name: ocp.args.PyTreeRestore(shape, partial_restore=True) for name, shape in shapes.items()}
+    _check_sums(manager, step, what)
+    with _named_errors(manager, step, what):
+        restored = manager.restore(step, args=ocp.args.Composite(**items))
+        restored = {name: restored[name] for name in targets}
+        jax.tree.map_with_path(_check_leaf, restored, targets)
+    return restored
 
 
 @contextlib.contextmanager
@@ -257,4 +275,14 @@ def find_step(manager: ocp.CheckpointManager, which: str) -> int:
 
 def _saved(peer: TrainState) -> dict:
     """What of a peer is saved; functions and the optimiser's definition come from the config."""
-    return {"step": peer.step, "params": peer.params, "batch_stats": peer.batch_stats, "opt_state": peer.opt_state}
+    average = {} if peer.ema is None else {"ema": peer.ema}
+    return _live(peer) | {"opt_state": peer.opt_state} | average
+
+
+def _network(peer: TrainState) -> dict:
+    """What of that makes predictions: the average where there is one."""
+    return _live(peer) if peer.ema is None else {"step": peer.step, "ema": peer.ema}
+
+
+def _live(peer: TrainState) -> dict:
+    return {"step": peer.step, "params": peer.params, "batch_stats": peer.batch_stats}

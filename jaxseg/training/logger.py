@@ -26,7 +26,7 @@ from jaxseg.metrics import summarize_confusion
 from jaxseg.training import parallel
 from jaxseg.training.distributed import is_primary_host, run_on_primary
 from jaxseg.training.optimizers import make_schedule
-from jaxseg.training.validation import Evaluation
+from jaxseg.training.validation import Evaluation, plateau
 
 
 class Logger:
@@ -68,10 +68,10 @@ class Logger:
         self.flushed_step = start
         self.flushed_at = self.said_at = time.monotonic()
         earlier = drop_later_lines(workdir / "train.jsonl", start)
-        evaluated = drop_later_lines(workdir / "eval.jsonl", start)
+        self.evaluations = drop_later_lines(workdir / "eval.jsonl", start)
         self.train_file = open_log(workdir / "train.jsonl")
         self.eval_file = open_log(workdir / "eval.jsonl")
-        since = evaluated[-1]["step"] if evaluated else 0
+        since = self.evaluations[-1]["step"] if self.evaluations else 0
         self.skipped = sum(int(line.get("skipped", 0)) for line in earlier)
         done = [line for line in earlier if not line.get("skipped")]
         self.losses = [line[f"{config.peer}/loss"] for line in done if line["step"] > since]
@@ -178,6 +178,7 @@ class Logger:
             for key in ("mean_iou", "pixel_accuracy"):
                 if score[key] is not None:
                     self.board.add_scalar(f"val/{name}/{key}", score[key], step)
+        self.evaluations.append(line)
         self.eval_file.write(json.dumps(line) + "\n")
         self.eval_file.flush()
         self.board.flush()
@@ -188,6 +189,17 @@ class Logger:
         self.losses = []
         self.flushed_at = time.monotonic()  # evaluation is no training time
         return {key: float("nan") if value is None else value for key, value in ranking.items()}
+
+    def why_to_end(self, eval_steps: set[int]) -> str | None:
+        """By the evaluations so far and `config.eval.patience`; None: go on. All hosts have the same evaluations.
+
+        eval_steps: which of them count. A part of a run that ended elsewhere (`config.train.max_steps`) was scored there,
+        too; a run in one part would not have been.
+        """
+        evaluations = [line for line in self.evaluations if line["step"] in eval_steps]
+        key = f"{self.config.peer}/{self.config.checkpoint.best}"
+        patience = self.config.eval.patience
+        return plateau(evaluations, key=key, patience=patience) if patience else None
 
 
 def drop_later_lines(path: Path, start: int) -> list[dict]:

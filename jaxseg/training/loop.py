@@ -13,8 +13,8 @@ import jax
 from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 
-from jaxseg.config import is_frozen, peer_sections
-from jaxseg.config_checks import check_batch_statistics, check_devices, validate
+from jaxseg.config import is_frozen, peer_path, peer_sections
+from jaxseg.config_checks import check_batch_statistics, check_devices, check_warmup, validate
 from jaxseg.console import PlainConsole
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
@@ -101,9 +101,10 @@ def train(
     """
     console = PlainConsole(quiet=not is_primary_host())
     weights = class_weights(config, prepared)
+    schedule_steps = steps_of_epochs(config, prepared, config.train.epochs)
+    check_warmup(config, steps=schedule_steps)
     run_on_primary(lambda: write_or_check_config(workdir, config, prepared))
     raise_on_all_hosts(lambda: check_config_matches_primary(workdir, config, prepared))
-    schedule_steps = steps_of_epochs(config, prepared, config.train.epochs)
     last_step = min(config.train.max_steps or schedule_steps, schedule_steps)
     eval_steps = eval_steps or evaluation_steps(config, prepared, last_step)
     train_step = parallel.compile_train_step(
@@ -125,6 +126,9 @@ def train(
         )
         batches = parallel.shard_ahead(pipeline.closing_iterator(batches))
         logger = Logger(workdir, config, prepared, console, start=start, last_step=last_step, steps=schedule_steps)
+        planned_step = last_step
+        ended_early = logger.why_to_end(eval_steps)  # where the run had ended so, or was stopped just then
+        last_step = start if ended_early else last_step
         with logger, PreemptionListener() as preemption:
             for step, batch in zip(range(start + 1, last_step + 1), batches, strict=False):
                 peers, measurements = train_step(peers, batch)
@@ -143,7 +147,8 @@ def train(
                     saved = checkpoint.wait(manager, say=console.say) or "none"
                     message = f"step {saved} is saved in {workdir}; the same command goes on"
                     raise StoppedError(message, preemption.signal)
-                if is_eval and should_stop(evaluation):
+                ended_early = logger.why_to_end(eval_steps) if is_eval else None
+                if ended_early or (is_eval and should_stop(evaluation)):
                     last_step = step
                     break
             logger.flush()
@@ -152,6 +157,9 @@ def train(
             raise ResourceError(f"{workdir}: step {step:,}, the last, could not be saved; step {saved} is.")
         evaluation = evaluation or evaluate(eval_step, peers, prepared, config)
         results = results_of(config, prepared, step, evaluation, manager)
+    results["ended_early"] = ended_early if step < planned_step else None
+    if results["ended_early"]:
+        console.say(f"ended at step {step:,} of {planned_step:,}: {ended_early}")
     results["wall_time_s"] = time.monotonic() - started_at
     results["images_per_s"] = logger.images_per_s
     results["skipped_steps"] = logger.skipped
@@ -201,7 +209,7 @@ def evaluation_steps(config: ConfigDict, prepared: Prepared, last_step: int) -> 
 
 
 def description(config: ConfigDict, prepared: Prepared, peers: Peers, last_step: int, workdir: Path) -> list[str]:
-    """What is about to happen, in a sentence per peer and two more."""
+    """What is about to happen, in a sentence per peer and two more; and where a warm-up does not end."""
     sentences = []
     for name, section in peer_sections(config).items():
         model = section.model
@@ -213,6 +221,12 @@ def description(config: ConfigDict, prepared: Prepared, peers: Peers, last_step:
     sentences.append(f"{prepared.name}: {images}, {prepared.labels.num_classes} classes")
     devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     sentences.append(f"{last_step:,} steps of {config.train.batch_size} images on {devices}; into {workdir}")
+    for name, section in peer_sections(config).items():
+        if not is_frozen(config, name) and section.optim.warmup_steps >= last_step:
+            sentences.append(
+                f"{name}: these {last_step:,} steps (config.train.max_steps) end before its learning rate has warmed up, at"
+                f" {peer_path(config, name)}.optim.warmup_steps={section.optim.warmup_steps:,}"
+            )
     return sentences
 
 

@@ -80,14 +80,17 @@ def pixels_of_label(records: Sequence[dict]) -> np.ndarray:
 
 
 def overfit_config(config: ConfigDict) -> ConfigDict:
-    """A copy that sees the images again and again, as they are, at a constant rate, whole when it scores them."""
+    """A copy that sees the images again and again, as they are, at a constant rate, whole when it scores them.
+
+    No average lags behind.
+    """
     config = config.copy_and_resolve_references()
     batch = math.ceil(IMAGES / jax.device_count()) * jax.device_count()
     config.train.update({"batch_size": batch, "accumulate_steps": 1, "epochs": MOST_STEPS * batch // IMAGES})
-    config.eval.update({"batch_size": batch, "view": "whole", "passes": 1, "figure_images": IMAGES})
+    config.eval.update({"batch_size": batch, "view": "whole", "passes": 1, "figure_images": IMAGES, "patience": 0})
     config.augment.update(default().augment)
     for section in peer_sections(config).values():
-        section.optim.update({"schedule": "constant", "warmup_steps": 0})
+        section.optim.update({"schedule": "constant", "warmup_steps": 0, "ema_decay": 0.0})
     return config
 
 

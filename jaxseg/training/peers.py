@@ -71,8 +71,12 @@ def create_peers(config: ConfigDict, *, num_classes: int, steps: int) -> tuple[P
             except InputError as error:
                 where = f"{peer_path(config, name)}.model.init_from={section.model.init_from}"
                 raise InputError(f"{where}: {error}") from error
-        tx = optax.identity() if is_frozen(config, name) else make_optimizer(section.optim, steps=steps)
-        peers[name] = create_peer(model, tx, variables)
+        if is_frozen(config, name):
+            peers[name] = create_peer(model, optax.identity(), variables)
+            continue
+        tx = make_optimizer(section.optim, steps=steps)
+        options = {"ema_decay": section.optim.ema_decay, "freeze_batchnorm": section.model.freeze_batchnorm}
+        peers[name] = create_peer(model, tx, variables, **options)
     return peers, reports
 
 
@@ -130,8 +134,9 @@ def pretrained_variables(
     if model.init_parts != "all":
         raise InputError(f"init_parts={model.init_parts!r} is for files of weights; a run's folder is taken whole.")
     run = load_config(folder)
-    theirs = run.model.to_dict() | {"init_from": "", "dtype": model.dtype, "remat": model.remat}
-    ours = model.to_dict() | {"init_from": ""}
+    may_differ = ("init_from", "init_parts", "freeze_batchnorm", "dtype", "remat")
+    theirs = run.model.to_dict() | {key: model[key] for key in may_differ}
+    ours = model.to_dict()
     lines = [f"{key}: {theirs[key]!r} there, {ours[key]!r} here" for key in ours if theirs[key] != ours[key]]
     if lines:
         raise InputError("that run trained another network: " + "; ".join(lines) + ".")
@@ -152,7 +157,7 @@ def restore_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple
         step = checkpoint.find_step(manager, which)
         # Shapes are enough: nothing is drawn, and no initialiser compiled.
         peers = jax.eval_shape(lambda: create_peers(without_init(config), num_classes=num_classes, steps=1)[0])
-        return step, checkpoint.restore(manager, step, peers)
+        return step, checkpoint.restore_networks(manager, step, peers)
 
 
 def labels_of_run(config: ConfigDict, workdir: Path | None) -> Labels:

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxseg.losses.objective import LossFn
 from jaxseg.metrics import count_pixels
-from jaxseg.training.state import Peers, TrainState
+from jaxseg.training.state import Peers, TrainState, averaged, update_average
 
 Batch = Mapping[str, jax.Array]
 
@@ -114,11 +114,11 @@ def total_loss(
 
 
 def forward(peer: TrainState, variables: Mapping, image: jax.Array, key: jax.Array) -> tuple[jax.Array, list, Any]:
-    """A training pass: logits, logits of auxiliary heads, new BatchNorm statistics."""
-    logits, updated = peer.apply_fn(
-        variables, image, train=True, mutable=["batch_stats", "auxiliary"], rngs={"dropout": key}
-    )
-    return logits, jax.tree.leaves(updated.pop("auxiliary", {})), updated["batch_stats"]
+    """A training pass: logits, logits of auxiliary heads, new BatchNorm statistics (the old ones where these are frozen)."""
+    mutable = ["auxiliary"] if peer.freeze_batchnorm else ["batch_stats", "auxiliary"]
+    logits, updated = peer.apply_fn(variables, image, train=True, mutable=mutable, rngs={"dropout": key})
+    new_stats = updated.get("batch_stats", variables["batch_stats"])
+    return logits, jax.tree.leaves(updated.get("auxiliary", {})), new_stats
 
 
 def predict(peer: TrainState, image: jax.Array) -> jax.Array:
@@ -168,7 +168,8 @@ def apply_gradients(
     for name, peer in ((name, peers[name]) for name in grads):
         updates, opt_state = peer.tx.update(grads[name], peer.opt_state, peer.params)
         params = optax.apply_updates(peer.params, updates)
-        new_peers[name] = new_peers[name].replace(params=params, opt_state=opt_state, batch_stats=batch_stats[name])
+        updated = new_peers[name].replace(params=params, opt_state=opt_state, batch_stats=batch_stats[name])
+        new_peers[name] = update_average(updated, step=peer.step)
         measurements[f"{name}/grad_norm"] = optax.tree.norm(grads[name])
         measurements[f"{name}/param_norm"] = optax.tree.norm(params)
         measurements[f"{name}/update_norm"] = optax.tree.norm(updates)
@@ -188,10 +189,13 @@ def skip_where_not_finite(
 def eval_step(
     peers: Peers, batch: Batch, *, num_classes: int, axis_name: str
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Confusion matrix of every peer, summed over devices, and its predictions, uint8 [b, h, w], of this device."""
+    """Confusion matrix of every peer, summed over devices, and its predictions, uint8 [b, h, w], of this device.
+
+    A peer with a moving average predicts by that; what peers learn from each other in training is as they are.
+    """
     confusions, predictions = {}, {}
     for name, peer in peers.items():
-        prediction = predict_labels(peer, batch["image"])
+        prediction = predict_labels(averaged(peer), batch["image"])
         confusions[name] = lax.psum(count_pixels(prediction, batch["label"], batch["valid"], num_classes), axis_name)
         predictions[name] = prediction
     return confusions, predictions

@@ -4,7 +4,8 @@ In: replicated peers and prepared records. Out: per peer an int64 confusion matr
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -70,6 +71,30 @@ def evaluate(eval_step: Callable, peers: Peers, prepared: Prepared, config: Conf
 def size_multiple_px(config: ConfigDict) -> int:
     """Heights and widths that all peers take."""
     return max(SIZE_MULTIPLE_PX[section.model.name] for section in peer_sections(config).values())
+
+
+def plateau(evaluations: Sequence[Mapping], *, key: str, patience: int) -> str | None:
+    """Why a run should end early, or None.
+
+    Args:
+      evaluations: the lines of eval.jsonl, so that a run that goes on decides as one that was never interrupted.
+      key: what of them is looked at; higher is better, and None (nothing was scored) is worse than any number.
+      patience: how many may follow the best, the first of equals; 0: any number.
+
+    >>> lines = [{"step": step, "unet/mean_iou": iou} for step, iou in ((10, 0.2), (20, 0.3), (30, 0.3), (40, None))]
+    >>> plateau(lines, key="unet/mean_iou", patience=3)
+    >>> plateau(lines, key="unet/mean_iou", patience=2)
+    'no better unet/mean_iou than 0.3000, of step 20, in 2 evaluations (config.eval.patience=2)'
+    """
+    values = [-math.inf if line[key] is None else line[key] for line in evaluations]
+    if not patience or not values:
+        return None
+    best = values.index(max(values))
+    since = len(values) - 1 - best
+    if since < patience:
+        return None
+    reached = f"{values[best]:.4f}, of step {evaluations[best]['step']:,}"
+    return f"no better {key} than {reached}, in {since} evaluations (config.eval.patience={patience})"
 
 
 def check_pixel_count(name: str, confusion: np.ndarray, expected: int | None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxseg.config import all_fields, get_field, load_config, peer_sections
+from jaxseg.config import all_fields, get_field, is_frozen, load_config, peer_path, peer_sections
 from jaxseg.data.records import Prepared
 from jaxseg.errors import InputError
 from jaxseg.files import file_lock, write_json
@@ -67,7 +67,7 @@ def write_or_check_config(workdir: Path, config: ConfigDict, prepared: Prepared)
         if not any((workdir / "checkpoints").glob("[0-9]*")):  # a start from weights that could not be read
             started_from = ("model.init_from", "model.init_parts", "model.normalize")
             changed = {field: line for field, line in changed.items() if not field.endswith(started_from)}
-        lines = list(changed.values())
+        lines = list(changed.values()) + computed_otherwise(workdir, config)
         fingerprint = json.loads(path.read_text(encoding="utf-8")).get("data")
         if fingerprint != prepared.fingerprint:
             lines.append(f"the prepared data: fingerprint {fingerprint} there, {prepared.fingerprint} now")
@@ -105,6 +105,30 @@ def config_differences(stored: ConfigDict, config: ConfigDict) -> dict[str, str]
         for field in there | now
         if not field.startswith(may_change) and there.get(field) != now.get(field)
     }
+
+
+def computed_otherwise(workdir: Path, config: ConfigDict) -> list[str]:
+    """What earlier versions computed by the same settings in another way, and the run in `workdir` has done so: a line each.
+
+    Those wrote no `optim.decay_on`. What they called adam with decay is adamw to `load_config`, and goes on as that.
+    """
+    steps = [int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*") if path.name.isdecimal()]
+    stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
+    lines = []
+    for name, section in peer_sections(config).items():
+        written = stored if name == config.peer else stored.get("peers", {}).get(name, {})
+        if not steps or is_frozen(config, name) or "decay_on" in written.get("optim", {"decay_on": ""}):
+            continue
+        where = f"{peer_path(config, name)}.optim"
+        if section.optim.name == "sgd" and section.optim.weight_decay:
+            decay = section.optim.weight_decay
+            lines.append(f"{where}.weight_decay={decay}: SGD's decay was decoupled there, it is PyTorch's now")
+        if max(steps) < section.optim.warmup_steps:
+            warmup = section.optim.warmup_steps
+            lines.append(
+                f"{where}.warmup_steps={warmup}: update i of n had i/n of the rate there, it has (i + 1)/n now"
+            )
+    return lines
 
 
 def write_load_reports(workdir: Path, reports: Mapping[str, LoadReport]) -> list[str]:

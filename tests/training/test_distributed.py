@@ -121,6 +121,23 @@ def test_hosts_train_as_one_go_down_and_go_on_together(camvid_dir, tmp_path, und
 
 
 @pytest.mark.slow
+def test_hosts_end_early_together(camvid_dir, tmp_path):
+    """With an average, clipped; nothing is learned, but statistics move, so the best may come late. Started again, both
+    leave at once. Slow: four processes that train."""
+    run = tmp_path / "run"
+    fields = {"optim.learning_rate": 0.0, "optim.ema_decay": 0.9, "optim.clip_norm": 1.0, "eval.patience": 1}
+    more = [f"--config.{name}={value}" for name, value in (fields | {"train.max_steps": 60}).items()]
+    for _ in range(2):
+        children = start(run, camvid_dir, processes=2, devices=2, more=more)
+        assert statuses(children) == [0, 0], "\n".join(said.read_text() for _, said in children.values())
+        results = json.loads((run / "results.json").read_text())
+        evaluated = [line["unet/mean_iou"] for line in lines(run / "eval.jsonl")]
+        assert "in 1 evaluations (config.eval.patience=1)" in results["ended_early"]
+        assert results["step"] == lines(run / "train.jsonl")[-1]["step"] == 5 * len(evaluated) < 60
+        assert evaluated[-1] <= max(evaluated[:-1])
+
+
+@pytest.mark.slow
 def test_a_host_of_another_config_stops_all(camvid_dir, tmp_path):
     """Each says which host has what; none waits for another that has left.
 

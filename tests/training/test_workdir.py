@@ -1,12 +1,18 @@
 """A run's folder belongs to one process, one config and one data set."""
 
+import json
 import shutil
 
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
 
-from jaxseg.config import add_peer
+from jaxseg.config import add_peer, load_config
 from jaxseg.errors import InputError
 from jaxseg.training.loop import train_and_evaluate
+from jaxseg.training.optimizers import make_optimizer, make_schedule
+from jaxseg.training.peers import restore_peers
 from jaxseg.training.workdir import lock_workdir
 
 
@@ -56,3 +62,61 @@ def test_other_peers_are_refused_with_the_difference(tiny, copy_of, trained_run)
     with pytest.raises(InputError) as caught:
         train_and_evaluate(tiny, run)
     assert "config.peers.teacher.model.name: no such peer there, 'unet' now" in str(caught.value)
+
+
+# ---- Runs of before `optim.decay_on`: adam's and sgd's decay was decoupled, and a warm-up began at 0
+
+
+def as_before(run, **optim):
+    """`run` with a config.json of then."""
+    stored = json.loads((run / "config.json").read_text())
+    stored["config"]["optim"] = {"name": "adam", "learning_rate": 0.001, "schedule": "constant", "warmup_steps": 0}
+    stored["config"]["optim"] |= {"weight_decay": 0.0} | optim
+    (run / "config.json").write_text(json.dumps(stored))
+    return run
+
+
+def test_a_run_of_before_without_decay_goes_on(tiny, copy_of, trained_run):
+    run = as_before(copy_of(trained_run), warmup_steps=2)
+    tiny.optim.warmup_steps = 2  # it is behind that, and the same from there on
+    assert train_and_evaluate(tiny, run)["step"] == 5
+
+
+def test_adam_with_decay_of_before_is_adamw(tiny, tmp_path):
+    """Not the same now by the same command, but by the name that it has now, with the state that it had then."""
+    decoupled = {"name": "adamw", "weight_decay": 0.1, "decay_on": "all"}
+    tiny.optim.update(decoupled)
+    tiny.train.max_steps = 1
+    train_and_evaluate(tiny, tmp_path / "run")
+    run = as_before(tmp_path / "run", weight_decay=0.1)
+    tiny.train.max_steps = 2
+    tiny.optim.update({"name": "adam", "decay_on": "weights"})
+    with pytest.raises(InputError) as caught:
+        train_and_evaluate(tiny, run)
+    assert "config.optim.name: 'adamw' there, 'adam' now" in str(caught.value)
+    assert "config.optim.decay_on: 'all' there, 'weights' now" in str(caught.value)
+    tiny.optim.update(decoupled)
+    assert train_and_evaluate(tiny, run)["step"] == 2
+    rate = optax.scale_by_learning_rate(make_schedule(tiny.optim, steps=5))
+    then = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1), rate).init(jnp.ones(3))
+    assert jax.tree.structure(make_optimizer(tiny.optim, steps=5).init(jnp.ones(3))) == jax.tree.structure(then)
+
+
+def test_sgd_with_decay_of_before_does_not_go_on(tiny, copy_of, trained_run):
+    """Only what was not yet computed is; and its networks predict, whatever its optimizer held."""
+    run = as_before(copy_of(trained_run), name="sgd", weight_decay=0.1)
+    tiny.optim.update({"name": "sgd", "weight_decay": 0.1})
+    with pytest.raises(InputError, match=r"config\.optim\.weight_decay=0\.1: SGD's decay was decoupled there"):
+        train_and_evaluate(tiny, run)
+    assert restore_peers(load_config(run), run, "last")[0] == 5
+    shutil.rmtree(run / "checkpoints")
+    tiny.train.max_steps = 1
+    assert train_and_evaluate(tiny, run)["step"] == 1
+
+
+def test_a_run_of_before_does_not_go_on_amid_its_warm_up(tiny, copy_of, trained_run):
+    run = as_before(copy_of(trained_run), warmup_steps=4)
+    shutil.rmtree(run / "checkpoints/5")
+    tiny.optim.warmup_steps = 4
+    with pytest.raises(InputError, match=r"config\.optim\.warmup_steps=4: update i of n had i/n of the rate there"):
+        train_and_evaluate(tiny, run)

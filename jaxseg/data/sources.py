@@ -5,10 +5,14 @@ image uint8 [h, w, 3], label uint8 [h, w] of train ids with 255 = void. Anything
 the file.
 """
 
+import contextlib
 import dataclasses
 import io
+import math
 import re
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxseg.data.archives import FileTree, folder_tree, tar_tree, zip_tree
 from jaxseg.errors import InputError
+from jaxseg.files import user_path
 from jaxseg.labels import LABELS, Labels
 
 SPLITS = ("train", "val")
@@ -69,7 +74,7 @@ def find_source(name: str, source_dir: str | Path, *, trainaug: bool = False) ->
 
     Raises InputError where the layout is not there, an image has no mask, or a mask no image.
     """
-    root = Path(source_dir).expanduser()
+    root = user_path(source_dir, what="config.data.source_dir=")
     if not root.exists():
         raise InputError(f"config.data.source_dir={source_dir}: there is no such folder.\n{_wanted(name)}")
     tree = {"cityscapes": _cityscapes_tree, "voc2012": _voc_tree, "camvid": _camvid_tree}[name](root)
@@ -264,10 +269,37 @@ def read_mask(data: bytes, where: str) -> np.ndarray:
     return np.array(image)
 
 
+def max_pixels() -> int:
+    """What Pillow takes at most, against files of a few bytes that claim to be huge (twice its own first warning)."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else sys.maxsize
+
+
+@contextlib.contextmanager
+def pixel_limit(megapixels: float | None) -> Iterator[None]:
+    """Lets images have so many million pixels for a while, in this whole process; None: as many as `max_pixels` says.
+
+    Raises InputError for a number that is none.
+    """
+    if megapixels is not None and not 0 < megapixels < math.inf:
+        raise InputError(f"--max_megapixels={megapixels}; expected a positive number, such as 400.")
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = before if megapixels is None else max(1, round(megapixels * 1e6 / 2))
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def _decode(data: bytes, where: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{where}: claims more than {max_pixels() / 1e6:,.0f} million pixels, the most that is read ({error}). To predict"
+            " it all the same, give --max_megapixels; for training make it smaller."
+        ) from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error… by format
         reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
         raise InputError(f"{where}: not a complete image ({reason}; {len(data)} bytes).") from error

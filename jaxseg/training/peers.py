@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.config import all_fields, get_field, is_frozen, load_config, peer_path, peer_sections
 from jaxseg.errors import InputError
+from jaxseg.files import user_path
 from jaxseg.floor import check_jaxlib
 from jaxseg.labels import LABELS
 from jaxseg.losses.objective import LossFn, make_loss
@@ -67,7 +68,7 @@ def make_losses(config: ConfigDict) -> dict[str, LossFn]:
 
 def pretrained_variables(model: ConfigDict, *, target: dict) -> tuple[dict, LoadReport]:
     """Those of the file `config.model.init_from`, or of the best checkpoint of the run there. Raises InputError."""
-    folder = Path(model.init_from).expanduser()
+    folder = user_path(model.init_from)
     if not folder.is_dir():
         return load_variables(model, target=target)
     if model.init_parts != "all":

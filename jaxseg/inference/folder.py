@@ -36,6 +36,7 @@ from jaxseg.files import (
 )
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.predictor import (
+    READ_PX,
     Predictor,
     label_map,
     predict_stripes,
@@ -48,7 +49,6 @@ from jaxseg.labels import LABELS, Labels
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 INDEX = "predictions.json"
 RESULT_FOLDERS = {"masks": ".png", "overlays": ".jpg", "label_ids": ".png", "probabilities": ".npy"}
-READ_PX = 1 << 27  # of pictures that are decoded ahead: 0.4 GiB
 OVERLAY = 0.5  # share of the class color
 PILLOW_FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 

@@ -22,6 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxseg import cli
+from jaxseg.config_checks import validate
 from jaxseg.data.prepare import prepare
 from jaxseg.data.sources import pixel_limit
 from jaxseg.errors import InputError
@@ -40,6 +41,7 @@ from jaxseg.inference.evaluation import score_checkpoint
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.per_image import worst_images
 from jaxseg.reporting.terminal import print_results
+from jaxseg.training import checkpoint
 from jaxseg.training.failures import failures_as_errors
 
 WORST = 5  # images that the command names
@@ -71,43 +73,56 @@ def execute() -> None:
     if given:
         looks = cli.inference_flags(resize="run" if full else "none")
         options = InferenceOptions(**looks, batch=config.eval.batch_size)
-    if values.output:
-        check_is_own(beside)
-        check_is_of(beside, values.split, config)
-    part = beside.with_name(f"{beside.stem}.part")
-    remove_own_folder(part, why="where pictures are collected (--output)")
-    make_own_folder(part)
-    try:
-        with failures_as_errors(config, beside.parent, predicting=True), pixel_limit(values.max_megapixels):
+    with failures_as_errors(config, beside.parent, predicting=True), pixel_limit(values.max_megapixels):
+        validate(config)
+        data = values.split, prepare(config.data).fingerprint
+        which = values.checkpoint
+        output = beside
+        if values.output:
+            check_is_of(beside, *data)
+        else:
+            which = str(find_step_of(config, workdir, which))  # what is called last may be another one at the end
+            output = default_output(workdir, which, *data, full_resolution=full, given=given)
+        check_is_own(output)
+        part = beside.with_name(f"{beside.stem}.part")
+        remove_own_folder(part, why="where pictures are collected (--output)")
+        make_own_folder(part)
+        try:
             results = score_checkpoint(
                 config,
                 workdir,
-                values.checkpoint,
+                which,
                 options=options,
                 full_resolution=full,
                 split=values.split,
                 thumbnails=part,
             )
-            output = beside if values.output else default_output(workdir, results, full, given)
             write_scores(output, results, part)
-    finally:
-        remove_own_folder(part, why="where pictures are collected")
+        finally:
+            remove_own_folder(part, why="where pictures are collected")
     print_results(results)
     for image_id, iou in worst_images(results, WORST):
         print(f"worst: {image_id}, mean IoU {iou:.4f}")
     print(f"written: {output}, {output.with_suffix('')}")
 
 
-def default_output(workdir: Path, results: dict, full_resolution: bool, given: list[str]) -> Path:
+def find_step_of(config: ConfigDict, workdir: Path, which: str) -> int:
+    with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:
+        return checkpoint.find_step(manager, which)
+
+
+def default_output(
+    workdir: Path, step: str, split: str, fingerprint: str, *, full_resolution: bool, given: list[str]
+) -> Path:
     """Where the scores go: of other data than those that are there under that name, beside them, by their fingerprint."""
-    name = default_name(results["step"], results["split"], full_resolution, given)
+    name = default_name(step, split, full_resolution, given)
     output = workdir / f"{name}.json"
-    if scored_data(output) in (None, data_of(results)):
+    if scored_data(output) in (None, (split, fingerprint)):
         return output
-    return workdir / f"{name}-{results['data']['fingerprint']}.json"
+    return workdir / f"{name}-{fingerprint}.json"
 
 
-def default_name(step: int, split: str, full_resolution: bool, given: list[str]) -> str:
+def default_name(step: str, split: str, full_resolution: bool, given: list[str]) -> str:
     """evaluation-1200, evaluation-1200-train-full_resolution-flip-scales_1_1.5: of each way a file of its own."""
     ways = [split] if split != "val" else []
     ways += ["full_resolution"] if full_resolution else []
@@ -117,28 +132,26 @@ def default_name(step: int, split: str, full_resolution: bool, given: list[str])
     return "-".join([f"evaluation-{step}", *ways])
 
 
-def data_of(results: dict) -> tuple[str, str | None]:
-    """Split and fingerprint of what was scored; earlier versions knew one split."""
-    data = results.get("data")
-    return results.get("split", "val"), data.get("fingerprint") if isinstance(data, dict) else None
-
-
 def scored_data(output: Path) -> tuple[str, str | None] | None:
-    """The same of the scores in a file; None where there are none."""
+    """Split and fingerprint of what the scores in a file are of; None where there are none. Earlier versions knew one
+    split."""
     try:
         content = read_json(output)
     except InputError:
         return None
-    return data_of(content) if "reported_peer" in content else None
+    if "reported_peer" not in content:
+        return None
+    data = content.get("data")
+    return content.get("split", "val"), data.get("fingerprint") if isinstance(data, dict) else None
 
 
-def check_is_of(output: Path, split: str, config: ConfigDict) -> None:
+def check_is_of(output: Path, split: str, fingerprint: str) -> None:
     """Raises InputError where the scores that are there are of other data than those to come."""
     there = scored_data(output)
-    if there is not None and there != (now := (split, prepare(config.data).fingerprint)):
+    if there is not None and there != (split, fingerprint):
         raise InputError(
             f"--output={output}: holds the scores of other data (split {there[0]}, fingerprint {there[1]}; now split"
-            f" {now[0]}, fingerprint {now[1]}); move it away, or name another."
+            f" {split}, fingerprint {fingerprint}); move it away, or name another."
         )
 
 

@@ -103,7 +103,7 @@ def file_suffix(output: str | None, workdir: Path | None, format: str) -> str:
     known = FILE_SUFFIXES[format]
     if suffix not in known:
         raise InputError(f"--output={output}: with --format={format}, expected a file ending in {' or '.join(known)}.")
-    if output is not None and user_path(output).is_dir():
+    if output is not None and user_path(output, what="--output=").is_dir():
         raise InputError(f"--output={output}: is a folder; expected a file.")
     return suffix
 

@@ -297,7 +297,7 @@ def _decode(data: bytes, where: str) -> Image.Image:
         image.load()
     except Image.DecompressionBombError as error:
         raise InputError(
-            f"{where}: claims more than {max_pixels() / 1e6:,.0f} million pixels, the most that is read ({error}). To predict"
+            f"{where}: claims more than {max_pixels() / 1e6:.4g} million pixels, the most that is read ({error}). To predict"
             " it all the same, give --max_megapixels; for training make it smaller."
         ) from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error… by format

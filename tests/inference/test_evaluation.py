@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg import metrics
+from jaxseg import evaluate, metrics
 from jaxseg.config import load_config
 from jaxseg.data.prepare import prepare, raw_source
 from jaxseg.data.sources import read_sample
@@ -157,3 +157,13 @@ def test_scores_of_other_data_are_not_replaced(tiny_run, copy_of):
     assert ended.returncode == 2
     assert "holds the scores of other data (split val, fingerprint 0123456789abcdef; now split val" in ended.stderr
     assert (run / "evaluation-0.json").read_text() == other
+
+
+def test_where_scores_cannot_go_is_told_before_scoring(tiny_run, copy_of, monkeypatch):
+    run = copy_of(tiny_run)
+    (run / "evaluation-0.json").mkdir()
+    monkeypatch.setattr(evaluate, "score_checkpoint", None)
+    ended = call("jaxseg.evaluate", f"--workdir={run}")
+    assert ended.returncode == 2
+    assert "evaluation-0.json: cannot be read as JSON" in ended.stderr
+    assert not list(run.glob("*.part"))

@@ -26,6 +26,7 @@ from jaxseg.config import (
     run_config_file,
     unknown_field,
 )
+from jaxseg.console import replace_unknown_characters
 from jaxseg.errors import (
     DISK_FULL,
     INTERRUPTED_STATUS,
@@ -123,13 +124,6 @@ def guarded(command: Callable[..., int | None], *arguments: list[str], ends_proc
         return say(
             "interrupted; what is written is whole, and the same command goes on or begins anew", INTERRUPTED_STATUS
         )
-
-
-def replace_unknown_characters() -> None:
-    """What standard output cannot show is replaced there, where Python would raise UnicodeEncodeError: × in ASCII, a file
-    name that is not UTF-8. Standard error is so from the start."""
-    with contextlib.suppress(AttributeError, OSError):
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager

@@ -319,6 +319,8 @@ def check_variant(variant: str, known: tuple[str, ...]) -> None:
 def load_config(workdir: Path) -> ConfigDict:
     """The config that a run was started with. Raises InputError."""
     try:
+        if (workdir / "config.json").is_fifo():  # which would be waited for without end
+            raise OSError("a pipe")
         stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{workdir}: no run there (config.json is missing).") from error
@@ -328,7 +330,8 @@ def load_config(workdir: Path) -> ConfigDict:
             " --config=configs/unet_voc.py --config.model.init_from=FILE, or in Python load(FILE, config=…)."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{workdir / 'config.json'}: cannot be read as JSON ({error}).") from error
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{workdir / 'config.json'}: cannot be read as JSON ({reason}).") from error
     config = default()
     try:
         for name in stored["config"].get("peers", {}):

@@ -115,8 +115,9 @@ def read_json(path: Path) -> dict:
         if is_other_kind(path):
             raise OSError("no regular file")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # RecursionError: nested a thousand deep and more
-        raise InputError(f"{path}: cannot be read as JSON ({error}); make it again, or move it away.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path}: cannot be read as JSON ({reason}); make it again, or move it away.") from error
     return content if isinstance(content, dict) else {}
 
 

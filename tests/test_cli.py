@@ -256,3 +256,11 @@ def test_what_a_terminal_cannot_show_is_replaced(environment):
     done = subprocess.run([sys.executable, "-c", program], env=os.environ | environment, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"256\\xd7128 caf\\udce9")
+
+
+def test_help_of_all_commands_is_shown_in_ascii_too():
+    """Its usage has …"""
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxseg", "--help"], env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxseg.console import replace_unknown_characters
 from jaxseg.errors import InputError, did_you_mean
 
 COMMANDS = {
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status.
     """
+    if argv is None:
+        replace_unknown_characters()
     name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "-help", "--help", "help"):
         print(usage())

@@ -12,7 +12,6 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from absl import flags, logging
@@ -27,14 +26,18 @@ from jaxseg.config import (
     run_config_file,
     unknown_field,
 )
+from jaxseg.console import replace_unknown_characters
 from jaxseg.errors import (
+    DISK_FULL,
     INTERRUPTED_STATUS,
     HostLostError,
     InputError,
     NonFiniteError,
     ResourceError,
     StoppedError,
+    system_sentence,
 )
+from jaxseg.files import user_path
 
 INFERENCE_FLAGS = ("resize", "window_px", "overlap", "scales", "flip")
 WIDTH = 80  # columns of what --help prints
@@ -77,6 +80,7 @@ def run(
         faulthandler.enable(sys.__stderr__)
         logging.use_absl_handler()
         logging.set_verbosity(logging.ERROR)  # what a person must read is said by sentences of our own
+        replace_unknown_characters()
     typed = sys.argv if argv is None else [f"python -m {command.__module__}", *argv]
     with command_line(typed):
         try:
@@ -88,6 +92,8 @@ def run(
                 return guarded(command, *([rest[1:]] if words else []), ends_process=argv is None)
         except InputError as error:
             return say(f"error: {error}\n(--help tells more)", error.status)
+        except OSError as error:
+            return say(f"error: {system_sentence(error)}\n(--help tells more)", InputError.status)
 
 
 def guarded(command: Callable[..., int | None], *arguments: list[str], ends_process: bool) -> int:
@@ -100,6 +106,20 @@ def guarded(command: Callable[..., int | None], *arguments: list[str], ends_proc
         if at_once and ends_process:
             leave_at_once(status)
         return status
+    except OSError as error:  # the last handler: whatever no closer one has put into words of its own
+        is_full = error.errno in DISK_FULL
+        status = say(
+            f"{'stopped' if is_full else 'error'}: {system_sentence(error)}",
+            ResourceError.status if is_full else InputError.status,
+        )
+        if is_full and ends_process:
+            leave_at_once(status)
+        return status
+    except UnicodeEncodeError as error:
+        return say(
+            f"error: {error.object[:200]!a}: a name or text that is not UTF-8 has no place there; rename the file.",
+            InputError.status,
+        )
     except KeyboardInterrupt:
         return say(
             "interrupted; what is written is whole, and the same command goes on or begins anew", INTERRUPTED_STATUS
@@ -201,7 +221,7 @@ def define_run() -> None:
     if help_topic(sys.argv) or (workdir is None and any(word.startswith("-config=") for word in words)):
         define_config_file()
     elif workdir is not None:
-        config_flags.DEFINE_config_dict("config", load_config(Path(workdir)))
+        config_flags.DEFINE_config_dict("config", load_config(user_path(workdir, what="--workdir=")))
     else:
         raise InputError("--workdir=RUN is needed (or --config=FILE --config.model.init_from=WEIGHTS).")
 
@@ -213,6 +233,7 @@ def define_inference_flags() -> None:
     flags.DEFINE_float("overlap", 0.5, "Share of a window that the next one covers too.")
     flags.DEFINE_string("scales", "1", "Factors on the size, with commas; their probabilities are averaged.")
     flags.DEFINE_bool("flip", False, "Also the mirror image.")
+    flags.DEFINE_float("max_megapixels", None, "Largest picture that is read; default: Pillow's limit, about 179.")
 
 
 def inference_flags(*, resize: str) -> dict:

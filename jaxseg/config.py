@@ -431,7 +431,9 @@ def check_variant(variant: str, known: tuple[str, ...]) -> None:
 def load_config(workdir: Path) -> ConfigDict:
     """The config that a run was started with. Raises InputError."""
     try:
-        stored = json.loads((workdir / "config.json").read_text())
+        if (workdir / "config.json").is_fifo():  # which would be waited for without end
+            raise OSError("a pipe")
+        stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{workdir}: no run there (config.json is missing).") from error
     except NotADirectoryError as error:
@@ -439,8 +441,9 @@ def load_config(workdir: Path) -> ConfigDict:
             f"{workdir}: a file, not a run's folder. Weights of another program are given with the config of their network:"
             " --config=configs/unet_voc.py --config.model.init_from=FILE, or in Python load(FILE, config=…)."
         ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{workdir / 'config.json'}: cannot be read as JSON ({error}).") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{workdir / 'config.json'}: cannot be read as JSON ({reason}).") from error
     config = default()
     try:
         for name in stored["config"].get("peers", {}):

@@ -4,6 +4,7 @@ In: sentences and counts. Out: a bar where there is a terminal, else a line now 
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 STATUS_EVERY_S = 15  # between lines where there is no terminal to draw a bar on
+
+
+def replace_unknown_characters() -> None:
+    """What standard output cannot show is replaced there, where Python would raise UnicodeEncodeError: × in ASCII, a file
+    name that is not UTF-8. Standard error is so from the start."""
+    with contextlib.suppress(AttributeError, OSError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 class PlainConsole(Console):

@@ -5,9 +5,12 @@ In: nothing. Out: what `jaxseg.cli` turns into one line on standard error. Every
 """
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 INTERRUPTED_STATUS = 130  # of KeyboardInterrupt, as shells report SIGINT
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of OSErrors that say so
 
 
 class InputError(ValueError):
@@ -55,3 +58,14 @@ def did_you_mean(value: object, known: Iterable) -> str:
     """
     near = difflib.get_close_matches(str(value), [str(choice) for choice in known], 1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def system_sentence(error: OSError) -> str:
+    """What the system says of a file, of two (where one was to get the other's name) of the other.
+
+    >>> system_sentence(PermissionError(13, "Permission denied", "masks/a.png"))
+    'masks/a.png: Permission denied.'
+    """
+    name = error.filename2 or error.filename
+    said = error.strerror or str(error) or type(error).__name__
+    return f"{os.fsdecode(name)[:300] if isinstance(name, str | bytes | os.PathLike) else 'a file'}: {said}."

@@ -1,12 +1,12 @@
 """Scores a checkpoint, image by image, in the run's own way or another.
 
     python -m jaxseg.evaluate --workdir=RUN [--checkpoint=last|best|STEP]
-        [--output=FILE.json] [--full_resolution] [--resize=run|none]
+        [--split=val|train] [--output=FILE.json] [--full_resolution] [--resize=run|none]
         [--window_px=224 [--overlap=0.5]] [--scales=0.75,1,1.25] [--flip]
         [--config.field=value]
 
 Without further flags: on the prepared validation images, as the run's own
-config says. With --full_resolution on the raw images and labels: predictions
+config says; --split takes any other split that the data set has. With --full_resolution on the raw images and labels: predictions
 are brought back to the label's size. Windows, scales and mirror image as in
 `python -m jaxseg.predict`. Out: a JSON with the scores of all images and of
 each, config, versions and device, and beside it a folder of small pictures for
@@ -19,8 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from jaxseg import cli
+from jaxseg.config_checks import validate
+from jaxseg.data.prepare import prepare
+from jaxseg.data.sources import pixel_limit
 from jaxseg.errors import InputError
 from jaxseg.files import (
     check_folder_is_own,
@@ -30,12 +34,14 @@ from jaxseg.files import (
     read_json,
     remove_own_file,
     remove_own_folder,
+    user_path,
     write_json,
 )
 from jaxseg.inference.evaluation import score_checkpoint
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.per_image import worst_images
 from jaxseg.reporting.terminal import print_results
+from jaxseg.training import checkpoint
 from jaxseg.training.failures import failures_as_errors
 
 WORST = 5  # images that the command names
@@ -46,15 +52,16 @@ def define_flags() -> None:
     cli.define_inference_flags()
     flags.DEFINE_string("output", None, "JSON to write; default: WORKDIR/evaluation-STEP….json, named after the flags.")
     flags.DEFINE_bool("full_resolution", False, "Score at the size of the raw labels.")
+    flags.DEFINE_string("split", "val", "Which images: val, train, or what else the data set has.")
 
 
 def execute() -> None:
     values = flags.FLAGS
     config = values.config
-    workdir = Path(values.workdir).expanduser() if values.workdir else None
+    workdir = user_path(values.workdir, what="--workdir=") if values.workdir else None
     if workdir is None and not values.output:
         raise InputError("--output=FILE.json is needed where there is no --workdir.")
-    beside = Path(values.output or workdir / "evaluation.json").expanduser()
+    beside = user_path(values.output, what="--output=") if values.output else workdir / "evaluation.json"
     if beside.suffix != ".json":
         raise InputError(
             f"--output={beside}: expected a file ending in .json; a folder of the same name goes beside it."
@@ -66,33 +73,86 @@ def execute() -> None:
     if given:
         looks = cli.inference_flags(resize="run" if full else "none")
         options = InferenceOptions(**looks, batch=config.eval.batch_size)
-    if values.output:
-        check_is_own(beside)
-    part = beside.with_name(f"{beside.stem}.part")
-    remove_own_folder(part, why="where pictures are collected (--output)")
-    make_own_folder(part)
-    try:
-        with failures_as_errors(config, beside.parent, predicting=True):
+    with failures_as_errors(config, beside.parent, predicting=True), pixel_limit(values.max_megapixels):
+        validate(config)
+        data = values.split, prepare(config.data).fingerprint
+        which = values.checkpoint
+        output = beside
+        if values.output:
+            check_is_of(beside, *data)
+        else:
+            which = str(find_step_of(config, workdir, which))  # what is called last may be another one at the end
+            output = default_output(workdir, which, *data, full_resolution=full, given=given)
+        check_is_own(output)
+        part = beside.with_name(f"{beside.stem}.part")
+        remove_own_folder(part, why="where pictures are collected (--output)")
+        make_own_folder(part)
+        try:
             results = score_checkpoint(
-                config, workdir, values.checkpoint, options=options, full_resolution=full, thumbnails=part
+                config,
+                workdir,
+                which,
+                options=options,
+                full_resolution=full,
+                split=values.split,
+                thumbnails=part,
             )
-            output = beside if values.output else workdir / default_name(results["step"], full, given)
             write_scores(output, results, part)
-    finally:
-        remove_own_folder(part, why="where pictures are collected")
+        finally:
+            remove_own_folder(part, why="where pictures are collected")
     print_results(results)
     for image_id, iou in worst_images(results, WORST):
         print(f"worst: {image_id}, mean IoU {iou:.4f}")
     print(f"written: {output}, {output.with_suffix('')}")
 
 
-def default_name(step: int, full_resolution: bool, given: list[str]) -> str:
-    """evaluation-1200.json, evaluation-1200-full_resolution-flip-scales_1_1.5.json: of each way a file of its own."""
-    ways = ["full_resolution"] if full_resolution else []
+def find_step_of(config: ConfigDict, workdir: Path, which: str) -> int:
+    with checkpoint.open_manager(workdir, config.checkpoint, read_only=True) as manager:
+        return checkpoint.find_step(manager, which)
+
+
+def default_output(
+    workdir: Path, step: str, split: str, fingerprint: str, *, full_resolution: bool, given: list[str]
+) -> Path:
+    """Where the scores go: of other data than those that are there under that name, beside them, by their fingerprint."""
+    name = default_name(step, split, full_resolution, given)
+    output = workdir / f"{name}.json"
+    if scored_data(output) in (None, (split, fingerprint)):
+        return output
+    return workdir / f"{name}-{fingerprint}.json"
+
+
+def default_name(step: str, split: str, full_resolution: bool, given: list[str]) -> str:
+    """evaluation-1200, evaluation-1200-train-full_resolution-flip-scales_1_1.5: of each way a file of its own."""
+    ways = [split] if split != "val" else []
+    ways += ["full_resolution"] if full_resolution else []
     for name in given:
         value = str(flags.FLAGS[name].value).replace(",", "_")
         ways.append(name if value == "True" else f"{name}_{value}")
-    return "-".join([f"evaluation-{step}", *ways]) + ".json"
+    return "-".join([f"evaluation-{step}", *ways])
+
+
+def scored_data(output: Path) -> tuple[str, str | None] | None:
+    """Split and fingerprint of what the scores in a file are of; None where there are none. Earlier versions knew one
+    split."""
+    try:
+        content = read_json(output)
+    except InputError:
+        return None
+    if "reported_peer" not in content:
+        return None
+    data = content.get("data")
+    return content.get("split", "val"), data.get("fingerprint") if isinstance(data, dict) else None
+
+
+def check_is_of(output: Path, split: str, fingerprint: str) -> None:
+    """Raises InputError where the scores that are there are of other data than those to come."""
+    there = scored_data(output)
+    if there is not None and there != (split, fingerprint):
+        raise InputError(
+            f"--output={output}: holds the scores of other data (split {there[0]}, fingerprint {there[1]}; now split"
+            f" {split}, fingerprint {fingerprint}); move it away, or name another."
+        )
 
 
 def check_is_own(output: Path) -> None:

@@ -16,6 +16,7 @@ On several hosts or devices, one CPU does it all.
 """
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from jaxseg import cli
 from jaxseg.config import peer_path, peer_sections
 from jaxseg.config_checks import SIZE_MULTIPLE_PX, validate
 from jaxseg.errors import InputError
-from jaxseg.files import make_parent
+from jaxseg.files import make_parent, user_path
 from jaxseg.inference.export_check import sidecar, write_verified
 from jaxseg.inference.export_formats import FILE_SUFFIXES, Export, RefusedError, import_onnx, make_export
 from jaxseg.models.factory import NORMALIZE
@@ -44,11 +45,11 @@ def load(config: ConfigDict, workdir: Path | None, which: str, peer: str) -> tup
 def hints(export: Export, output: Path) -> list[str]:
     """How the file is loaded, and what its user must know."""
     if export.format == "stablehlo":
-        return [f'logits = jax.export.deserialize(bytearray(open("{output}", "rb").read())).call(image)']
+        return [f'logits = jax.export.deserialize(bytearray(open({str(output)!r}, "rb").read())).call(image)']
     if export.format == "onnx":
-        return [f'logits = onnxruntime.InferenceSession("{output}").run(["logits"], {{"image": image}})[0]']
+        return [f'logits = onnxruntime.InferenceSession({str(output)!r}).run(["logits"], {{"image": image}})[0]']
     if export.format == "safetensors":
-        return [f"python -m jaxseg.main --config=… --config.model.init_from={output}"]
+        return [f"python -m jaxseg.main --config=… --config.model.init_from={shlex.quote(str(output))}"]
     return [torch_counterpart(export), torch_images(export.section)]
 
 
@@ -112,7 +113,7 @@ def file_suffix(output: str | None, workdir: Path | None, format: str) -> str:
     known = FILE_SUFFIXES[format]
     if suffix not in known:
         raise InputError(f"--output={output}: with --format={format}, expected a file ending in {' or '.join(known)}.")
-    if output is not None and Path(output).is_dir():
+    if output is not None and user_path(output, what="--output=").is_dir():
         raise InputError(f"--output={output}: is a folder; expected a file.")
     return suffix
 
@@ -152,19 +153,20 @@ def execute() -> int:
     given = flags.FLAGS
     config = given.config
     format = given.format
-    workdir = Path(given.workdir) if given.workdir else None
+    workdir = user_path(given.workdir, what="--workdir=") if given.workdir else None
     peer = given.peer or config.peer
     refuse(config, peer, format)
     size_px = parse_size(given.size_px, config, peer_sections(config)[peer].model, format)
     suffix = file_suffix(given.output, workdir, format)
-    if given.output is not None:
-        make_parent(Path(given.output))
+    named = None if given.output is None else user_path(given.output, what="--output=")
+    if named is not None:
+        make_parent(named)
     step, variables = load(config, workdir, given.checkpoint, peer)
     labels = labels_of_run(config, workdir)
     export = make_export(
         config, variables, peer=peer, step=step, format=format, suffix=suffix, size_px=size_px, labels=labels
     )
-    output = default_output(export, workdir) if given.output is None else Path(given.output)
+    output = named or default_output(export, workdir)
     make_parent(output)
     try:
         print_report(export, output, write_verified(export, output)["verified"])

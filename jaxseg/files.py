@@ -7,7 +7,9 @@ removed is removed here, and a folder only where its mark tells that jaxseg made
 import collections
 import contextlib
 import fcntl
+import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +21,31 @@ from jaxseg.errors import InputError
 
 MARK = ".made_by_jaxseg"  # in every folder that may be removed or written into again
 THREADS = 8  # decoding and resizing release the interpreter lock
+NAME_BYTES = 200  # of the 255 that Linux's file systems let a name have (limits.h, NAME_MAX): room for what is added
+
+
+def user_path(text: str | Path, *, what: str = "") -> Path:
+    """A path as a user writes it, with ~ and ~NAME for home folders.
+
+    Args:
+      text: as given.
+      what: which flag or field gave it, such as "--output=".
+
+    Raises:
+      InputError: where nobody of that name has a home, or this user has none.
+
+    >>> user_path("runs/demo")
+    PosixPath('runs/demo')
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # pathlib's, also for a user id without an entry in passwd and without HOME
+        raise InputError(f"{what}{text}: no such home folder is known ({error}); write the path in full.") from error
+
+
+def is_other_kind(path: Path) -> bool:
+    """Whether it is there and neither a file nor a folder: a FIFO would be waited for without end, a device never ends."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextlib.contextmanager
@@ -27,7 +54,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Where the block raises, the part is removed, and a file that had the name before stays.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # a name that nobody else has
+    name = os.fsencode(path.name)
+    shown = path.name if len(name) <= NAME_BYTES else hashlib.sha256(name).hexdigest()
+    part = path.with_name(f".{shown}.{os.getpid()}.part")  # a name that nobody else has
     try:
         yield part
         part.rename(path)
@@ -83,9 +112,12 @@ def write_json(path: Path, content: dict) -> None:
 def read_json(path: Path) -> dict:
     """The object in `path`; {} where it holds something else. Raises InputError where it is no JSON."""
     try:
+        if is_other_kind(path):
+            raise OSError("no regular file")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); make it again, or move it away.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path}: cannot be read as JSON ({reason}); make it again, or move it away.") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -100,7 +132,7 @@ def read_json_lines(path: Path) -> list[dict]:
         try:
             content = json.loads(line)
             fits = isinstance(content, dict) and isinstance(content.get("step"), int)
-        except ValueError:
+        except (ValueError, RecursionError):
             fits = False
         if not fits:
             raise InputError(
@@ -147,23 +179,41 @@ def file_lock(path: Path, *, if_held: Callable[[], None]) -> Iterator[TextIO]:
         yield file
 
 
-def parallel_map[T, R](function: Callable[[T], R], items: Iterable[T], *, ahead: int = 4 * THREADS) -> Iterator[R]:
+def parallel_map[T, R](
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    ahead: int = 4 * THREADS,
+    cost: Callable[[T], float] = lambda item: 0,
+    budget: float = math.inf,
+) -> Iterator[R]:
     """`map(function, items)` by threads, in order, with at most `ahead` results waiting.
+
+    Args:
+      function: of one item.
+      items: to go through.
+      ahead: how many are begun or waiting at once.
+      cost: of an item, for instance the pixels that its result holds.
+      budget: what the items begun or waiting may cost together; one that alone costs more is taken by itself.
+
+    Yields:
+      The results.
 
     >>> list(parallel_map(abs, [-2, 1]))
     [2, 1]
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting = collections.deque()
+        waiting: collections.deque = collections.deque()  # (future, its cost)
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
+                price = cost(item)
+                while waiting and (len(waiting) >= ahead or sum(paid for _, paid in waiting) + price > budget):
+                    yield waiting.popleft()[0].result()
+                waiting.append((pool.submit(function, item), price))
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()
 
 

@@ -10,6 +10,7 @@ tries whether four images can be learned (jaxseg/training/overfit.py), --mode=pr
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from absl import flags
 from jaxseg import cli
 from jaxseg.config_checks import validate
 from jaxseg.errors import InputError
+from jaxseg.files import user_path
 from jaxseg.reporting.terminal import print_results
 from jaxseg.training import distributed
 from jaxseg.training.loop import train_and_evaluate
@@ -44,7 +46,8 @@ def execute() -> int:
     config = flags.FLAGS.config
     validate(config)
     join_others()
-    workdir = Path(flags.FLAGS.workdir or default_workdir(flags.FLAGS["config"].config_filename))  # type: ignore[attr-defined]
+    given = flags.FLAGS.workdir or default_workdir(flags.FLAGS["config"].config_filename)  # type: ignore[attr-defined]
+    workdir = user_path(given, what="--workdir=")
     if flags.FLAGS.mode != "train":
         return try_out(config, workdir, flags.FLAGS.mode)
     results = train_and_evaluate(config, workdir)
@@ -68,7 +71,7 @@ def try_out(config, workdir: Path, mode: str) -> int:
         return 0
     results = overfit(config, workdir)
     print_results(results)
-    lines = (workdir / "trial/train.jsonl").read_text().splitlines()
+    lines = (workdir / "trial/train.jsonl").read_text(encoding="utf-8").splitlines()
     print(f"figure:  {workdir / 'trial/predictions.png'}")
     print(verdict(results, config, [json.loads(line)[f"{config.peer}/loss"] for line in lines]))
     return 0 if results["learned"] else EXIT_NOT_LEARNED
@@ -94,7 +97,8 @@ def next_step(config, workdir: Path) -> str:
     """One line on what to try next."""
     if config.data.name == "synthetic":
         return "next:    your own data: python -m jaxseg.main --config=configs/unet_camvid.py --config.data.source_dir=FOLDER"
-    return f"next:    python -m jaxseg.evaluate --workdir={workdir} && python -m jaxseg.report --html {workdir}"
+    run = shlex.quote(str(workdir))
+    return f"next:    python -m jaxseg.evaluate --workdir={run} && python -m jaxseg.report --html {run}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
     python -m jaxseg.predict --workdir=RUN IMAGE|FOLDER|GLOB … --output=DIR
         [--checkpoint=last|best|STEP] [--peer=NAME] [--resize=run|none]
         [--window_px=224 [--overlap=0.5]] [--scales=0.75,1,1.25] [--flip]
-        [--probabilities]
+        [--probabilities] [--max_megapixels=400]
     python -m jaxseg.predict --config=configs/unet_voc.py
         --config.model.init_from=FILE.pth IMAGE … --output=DIR
 
@@ -21,7 +21,9 @@ from pathlib import Path
 from absl import flags
 
 from jaxseg import cli
+from jaxseg.data.sources import pixel_limit
 from jaxseg.errors import InputError
+from jaxseg.files import user_path
 from jaxseg.inference.folder import find_images, predict_images
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.predictor import check_window, load_predictors
@@ -42,12 +44,12 @@ def execute(arguments: list[str]) -> int:
     config = values.config
     if values.output is None:
         raise InputError("--output=DIR is needed: the folder for the results.")
-    output = Path(values.output).expanduser()
+    output = user_path(values.output, what="--output=")
     options = InferenceOptions(**cli.inference_flags(resize="run"), batch=config.eval.batch_size)
-    paths = find_images(arguments, output=output)
+    paths = find_images(arguments)
     make_folder(output)
-    workdir = Path(values.workdir).expanduser() if values.workdir else None
-    with failures_as_errors(config, output, predicting=True):
+    workdir = user_path(values.workdir, what="--workdir=") if values.workdir else None
+    with failures_as_errors(config, output, predicting=True), pixel_limit(values.max_megapixels):
         (predictor,) = load_predictors(config, workdir, values.checkpoint, names=[values.peer or config.peer])
         check_window(predictor, options)
         about = {"workdir": values.workdir, "step": predictor.step, "peer": predictor.name, "view": str(options)}

@@ -25,6 +25,7 @@ import tempfile
 import time
 import traceback
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,17 @@ def from_raw(group: str, name: str, says: str):
     return case(group, name, says, RAW)
 
 
+def write_claim(path: Path) -> None:
+    """A PNG of 100 bytes that says it has 40,000 × 40,000 pixels."""
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ]
+    chunks = [struct.pack(">I", len(x)) + name + x + struct.pack(">I", zlib.crc32(name + x)) for name, x in parts]
+    path.write_bytes(PNG + b"".join(chunks))
+
+
 # ---- Images and masks
 
 
@@ -106,11 +118,9 @@ def _(folder):
     Image.fromarray(np.zeros((40, 48), np.uint16)).save(folder / "camvid/train/train_1.png")
 
 
-@from_raw("image", "that claims 40,000 × 40,000 pixels", "train_1.png: not a complete image")
+@from_raw("image", "that claims 40,000 × 40,000 pixels", "train_1.png: claims more than 179 million pixels")
 def _(folder):
-    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zipfile.crc32(b"IHDR" + header))
-    (folder / "camvid/train/train_1.png").write_bytes(PNG + chunk)
+    write_claim(folder / "camvid/train/train_1.png")
 
 
 @from_raw("image", "without a mask", "its mask trainannot/train_1.png is missing")
@@ -729,6 +739,122 @@ in_run(
 )
 def _(folder):
     shutil.rmtree(folder / "camvid")
+
+
+# ---- Names, paths and files of another kind
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@picture("that is a pipe", "val_0.png: neither a file nor a folder, but a pipe or a device", PICTURE)
+def _(folder):
+    (folder / PICTURE).unlink()
+    os.mkfifo(folder / PICTURE)
+
+
+@picture("that claims 40,000 × 40,000 pixels", "val_0.png: claims more than 179 million pixels", PICTURE)
+def _(folder):
+    write_claim(folder / PICTURE)
+
+
+@picture("that is a link to itself", "loop.png: there is no such file", "loop.png")
+def _(folder):
+    (folder / "loop.png").symlink_to("loop.png")
+
+
+@picture("that a prediction wrote", "out/masks: nothing but results of a prediction", "out/masks")
+def _(folder):
+    (folder / "out/masks").mkdir(parents=True)
+    shutil.copy(folder / PICTURE, folder / "out/masks")
+    (folder / "out/predictions.json").write_text('{"pictures": {}, "failed": {}, "step": 2}')
+
+
+@picture("of which one has a folder in place of its mask", "new/masks/val_0.png: Is a directory", PICTURE)
+def _(folder):
+    (folder / "new/masks/val_0.png").mkdir(parents=True)
+    (folder / "new/masks/.made_by_jaxseg").touch()
+
+
+@picture("with a file in place of masks/", "new/masks: a file that jaxseg did not make is there", PICTURE)
+def _(folder):
+    (folder / "new").mkdir()
+    (folder / "new/masks").write_text("x")
+
+
+@picture("with a folder in place of the index", "new/predictions.json: is of another program", PICTURE)
+def _(folder):
+    (folder / "new/predictions.json").mkdir(parents=True)
+
+
+@picture("with an index nested 100,000 deep", "new/predictions.json: is of another program", PICTURE)
+def _(folder):
+    (folder / "new").mkdir()
+    (folder / "new/predictions.json").write_text(DEEP)
+
+
+@picture("into a link to itself", "--output=loop: no folder that can be written", PICTURE, "--output=loop")
+def _(folder):
+    (folder / "loop").symlink_to("loop")
+
+
+picture("of a name too long", ": File name too long", "x" * 300)(nothing)
+picture("in the home of nobody", "~nobody_here/a.png: no such home folder is known", "~nobody_here/a.png")(nothing)
+picture("into the home of nobody", "--output=~nobody_here: no such home", PICTURE, "--output=~nobody_here")(nothing)
+picture("into a name too long", "no folder that can be written (File name too", PICTURE, f"--output={'x' * 300}")(
+    nothing
+)
+picture("scales beyond all use", "scales=(1000000000.0,); expected at most 16", PICTURE, "--scales=1e9")(nothing)
+picture("windows beyond all memory", "window_px=16000; expected at most 8192", PICTURE, "--window_px=16000")(nothing)
+picture("of no megapixels", "--max_megapixels=0.0; expected a positive number", PICTURE, "--max_megapixels=0")(nothing)
+picture("by a step of 5,000 digits", "no checkpoint '777777", PICTURE, f"--checkpoint={'7' * 5000}")(nothing)
+
+
+@in_run("config.json nested 100,000 deep", "config.json: cannot be read as JSON (nested too deep)", command=SCORE)
+def _(folder):
+    (folder / "run/config.json").write_text(DEEP)
+
+
+@in_run("config.json is a pipe", "config.json: cannot be read as JSON (a pipe)", command=SCORE)
+def _(folder):
+    (folder / "run/config.json").unlink()
+    os.mkfifo(folder / "run/config.json")
+
+
+in_run(
+    "scored on a split that is not there",
+    "--split=tset: camvid has no such split; expected train or val",
+    "--split=tset",
+    "--output=new/x.json",
+    command=SCORE,
+)(nothing)
+
+
+@in_run("scored into scores nested 100,000 deep", "nested too deep", "--output=new/x.json", command=SCORE)
+def _(folder):
+    (folder / "new").mkdir()
+    (folder / "new/x.json").write_text(DEEP)
+
+
+@in_run("scored into a folder of scores", "evaluation-2.json: cannot be read as JSON", command=SCORE)
+def _(folder):
+    (folder / "run/evaluation-2.json").mkdir()
+
+
+@in_run(
+    "scored beside a folder x.part",
+    "new/x.part: a folder that jaxseg did not make",
+    "--output=new/x.json",
+    command=SCORE,
+)
+def _(folder):
+    (folder / "new/x.part").mkdir(parents=True)
+
+
+@in_run("scored over the scores of other data", "holds the scores of other data", "--output=new/x.json", command=SCORE)
+def _(folder):
+    (folder / "new").mkdir()
+    content = {"reported_peer": "unet", "split": "val", "data": {"fingerprint": "0123456789abcdef"}}
+    (folder / "new/x.json").write_text(json.dumps(content))
 
 
 REPORT = ["jaxseg.report", "--html", "--output=new/page.html"]

@@ -1,7 +1,9 @@
 """Commands as functions: flags of one call, help, statuses, and all commands under one name."""
 
+import errno
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
 import tomllib
@@ -219,3 +221,46 @@ def test_configs_and_the_command_line_import_no_jax():
     program = f"import sys\nfrom jaxseg import {', '.join(modules)}\nprint([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "[]\n", done.stderr
+
+
+# ---- What no closer handler has put into words
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "out/a.png"), 2, "error: out/a.png: Permission denied."),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 999), 2, f"error: {'x' * 300}: File name too long."),
+        (OSError(errno.EISDIR, "Is a directory", ".a.part", None, "a.json"), 2, "error: a.json: Is a directory."),
+        (OSError("broken data stream"), 2, "error: a file: broken data stream."),
+        (OSError(errno.ENOSPC, "No space left on device", "a.npy"), 4, "stopped: a.npy: No space left on device."),
+        (UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "surrogates"), 2, r"error: 'caf\udce9': a name or text"),
+    ],
+)
+def test_errors_of_the_system_are_sentences_with_the_path(capsys, error, status, sentence):
+    def execute():
+        raise error
+
+    assert cli.guarded(execute, ends_process=False) == status
+    said = capsys.readouterr().err
+    assert said.startswith(sentence)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}],
+)
+def test_what_a_terminal_cannot_show_is_replaced(environment):
+    program = r"from jaxseg import cli; cli.run(lambda: print('256\u00d7128 caf\udce9'), usage='')"
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"256\\xd7128 caf\\udce9")
+
+
+def test_help_of_all_commands_is_shown_in_ascii_too():
+    """Its usage has …"""
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxseg", "--help"], env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr

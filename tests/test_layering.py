@@ -109,3 +109,16 @@ def test_nothing_hides_a_default_or_a_second_trainer(module):
     assert "config.get(" not in text
     assert "from __future__ import annotations" not in text
     assert module.split(".")[-1] not in {"utils", "helpers", "common"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_text_files_say_their_encoding(module):
+    """What Python takes without one follows the locale: ASCII under LC_ALL=C, where a path with é in it would fail."""
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name in ("read_text", "write_text"):
+            assert any(keyword.arg == "encoding" for keyword in node.keywords), f"{module}, line {node.lineno}"
+        if name == "open" and isinstance(node.func, ast.Name):
+            assert any(keyword.arg == "encoding" for keyword in node.keywords), f"{module}, line {node.lineno}"

@@ -172,16 +172,16 @@ def eval_batches(
     return to_iterator(dataset, workers=config.data.workers, threads=config.data.threads)
 
 
-def eval_crops(prepared: Prepared, config: ConfigDict) -> grain.MapDataset:
-    """(image, label) of every position of the validation split, pass after pass, filled up to whole batches.
+def eval_crops(prepared: Prepared, config: ConfigDict, *, split: str = "val") -> grain.MapDataset:
+    """(image, label) of every position of the split, pass after pass, filled up to whole batches.
 
     Raises InputError where a crop does not fit.
     """
     evaluation = config.eval
     if evaluation.view != "whole":
-        check_crop(prepared, "val", config.data.crop_px)
-    positions = prepared.images("val") * evaluation.passes
-    crop = EvalCrop(prepared.records("val"), positions=positions, view=evaluation.view, crop_px=config.data.crop_px)
+        check_crop(prepared, split, config.data.crop_px)
+    positions = prepared.images(split) * evaluation.passes
+    crop = EvalCrop(prepared.records(split), positions=positions, view=evaluation.view, crop_px=config.data.crop_px)
     filled = math.ceil(positions / evaluation.batch_size) * evaluation.batch_size
     return grain.MapDataset.range(filled).seed(config.seed).random_map(crop)
 
@@ -192,17 +192,17 @@ def host_batches(dataset: grain.MapDataset, *, batch_size: int, process: int, pr
     return share.batch(batch_size // processes, drop_remainder=True)
 
 
-def padded_hw(prepared: Prepared, config: ConfigDict, *, multiple_px: int) -> tuple[int, int]:
+def padded_hw(prepared: Prepared, config: ConfigDict, *, multiple_px: int, split: str = "val") -> tuple[int, int]:
     """Height and width of every evaluation batch."""
     if config.eval.view != "whole":
         return config.data.crop_px, config.data.crop_px
-    summary = prepared.summary["val"]
+    summary = prepared.summary[split]
     return tuple(math.ceil(summary[side][1] / multiple_px) * multiple_px for side in ("height_px", "width_px"))
 
 
-def scored_pixels(prepared: Prepared, config: ConfigDict) -> int | None:
+def scored_pixels(prepared: Prepared, config: ConfigDict, *, split: str = "val") -> int | None:
     """How many valid pixels one evaluation must count; None where the crops decide."""
-    return prepared.valid_pixels("val") if config.eval.view == "whole" else None
+    return prepared.valid_pixels(split) if config.eval.view == "whole" else None
 
 
 def steps_of_epochs(epochs: float, *, images: int, batch_size: int) -> int:

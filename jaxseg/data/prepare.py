@@ -24,7 +24,7 @@ from jaxseg.data.pairs import SPLITS
 from jaxseg.data.records import VERSION, Prepared, Segmentation
 from jaxseg.data.sources import WANTED, Source, find_source
 from jaxseg.errors import InputError
-from jaxseg.files import file_lock, remove_own_folder, write_json
+from jaxseg.files import file_lock, remove_own_folder, user_path, write_json
 from jaxseg.labels import LABELS, labels_of
 
 MANIFEST = "prepared.json"
@@ -205,7 +205,7 @@ def one_at_a_time(data_dir: Path) -> Iterator[None]:
 
 def writable_dir(path: str) -> Path:
     """`path` as an existing folder that can be written. Raises InputError."""
-    folder = Path(path).expanduser().absolute()
+    folder = user_path(path, what="config.data.dir=").absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):

@@ -5,9 +5,14 @@ image uint8 [h, w, 3], label uint8 [h, w] of train ids with 255 = void. Anything
 the file.
 """
 
+import contextlib
 import dataclasses
 import io
+import math
 import re
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +25,7 @@ from jaxseg.data.classes import MAX_VALUES, binary_labels, read_classes, two_val
 from jaxseg.data.own_folder import CLASSES_FILE, find_own_folder
 from jaxseg.data.pairs import ALL_SPLITS, IMAGE_SUFFIXES, SPLITS, Sample, listed_pairs, pair
 from jaxseg.errors import InputError
-from jaxseg.files import parallel_map
+from jaxseg.files import parallel_map, user_path
 from jaxseg.labels import LABELS, OWN, VOID, Labels, color_id
 
 # No other is ever opened: for EPS, Pillow would start a program of the user's machine.
@@ -89,7 +94,7 @@ def find_source(
     Raises:
       InputError: where the layout is not there, images have no masks, or masks no images.
     """
-    root = Path(source_dir).expanduser()
+    root = user_path(source_dir, what="config.data.source_dir=")
     if not root.exists():
         raise InputError(f"config.data.source_dir={source_dir}: there is no such folder.\n{_wanted(name)}")
     if name in (OWN, "camvid32"):
@@ -390,10 +395,37 @@ def open_mask(tree: FileTree, name: str) -> Image.Image:
     return _decode(tree.read(name), tree.where(name))
 
 
+def max_pixels() -> int:
+    """What Pillow takes at most, against files of a few bytes that claim to be huge (twice its own first warning)."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else sys.maxsize
+
+
+@contextlib.contextmanager
+def pixel_limit(megapixels: float | None) -> Iterator[None]:
+    """Lets images have so many million pixels for a while, in this whole process; None: as many as `max_pixels` says.
+
+    Raises InputError for a number that is none.
+    """
+    if megapixels is not None and not 0 < megapixels < math.inf:
+        raise InputError(f"--max_megapixels={megapixels}; expected a positive number, such as 400.")
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = before if megapixels is None else max(1, round(megapixels * 1e6 / 2))
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def _decode(data: bytes, where: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{where}: claims more than {max_pixels() / 1e6:.4g} million pixels, the most that is read ({error}). To predict"
+            " it all the same, give --max_megapixels; for training make it smaller."
+        ) from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error… by format
         reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
         raise InputError(f"{where}: not a complete image ({reason}; {len(data)} bytes).") from error

@@ -5,8 +5,11 @@ data set's colors), overlays/ (JPEG), for Cityscapes label_ids/ (PNG of raw ids,
 on request probabilities/ (.npy, float16 [h, w, c]), and predictions.json.
 """
 
+import contextlib
 import functools
 import glob
+import itertools
+import math
 import os
 import sys
 from collections import Counter
@@ -18,22 +21,25 @@ from PIL import Image
 
 from jaxseg.console import progress_bar
 from jaxseg.data.sources import FORMATS
-from jaxseg.errors import InputError
+from jaxseg.errors import DISK_FULL, InputError, system_sentence
 from jaxseg.files import (
     atomic_write,
     check_folder_is_own,
+    is_other_kind,
     is_own_folder,
     make_own_folder,
     parallel_map,
     read_json,
+    user_path,
     visible_files,
     write_json,
 )
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.predictor import (
+    READ_PX,
     Predictor,
     label_map,
-    predict_scores,
+    predict_stripes,
     resized_input_hw,
     to_pixels,
 )
@@ -42,53 +48,86 @@ from jaxseg.labels import Labels
 # Of pictures in a folder; other files are taken where they are named.
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 INDEX = "predictions.json"
+RESULT_FOLDERS = {"masks": ".png", "overlays": ".jpg", "label_ids": ".png", "probabilities": ".npy"}
 OVERLAY = 0.5  # share of the class color
 PILLOW_FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 
 
-def find_images(arguments: Iterable[str], *, output: Path) -> list[Path]:
+def find_images(arguments: Iterable[str], *, say: Callable[[str], None] = print) -> list[Path]:
     """The files that images, folders (with all below them) and patterns name, each once.
 
     Args:
-      arguments: as typed.
-      output: the folder that results go into; nothing below it, or below another folder that was predicted into, is an
-        image to predict.
+      arguments: as typed. What a prediction wrote is no image to predict.
+      say: takes a sentence on what is left out.
 
     Returns:
       The paths.
 
     Raises:
-      InputError: for an argument that names nothing.
+      InputError: for an argument that names nothing, or results alone.
     """
     found = []
+    is_result = functools.cache(is_result_folder)
     for argument in arguments:
-        path = Path(argument).expanduser()
-        if path.is_dir():
-            below = [p for p in visible_files(path) if p.suffix.lower() in PICTURE_SUFFIXES]
-            results = [index.parent for index in path.rglob(INDEX) if is_index(index)]  # of earlier predictions
-            below = [p for p in below if not any(folder in p.parents for folder in results)]
-        elif path.exists():
-            below = [path]
-        else:
-            below = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
-        below = [p for p in below if output.resolve() not in p.resolve().parents]
-        if not below:
-            what = f"holds no picture ({', '.join(PICTURE_SUFFIXES)})" if path.is_dir() else "there is no such file"
-            raise InputError(f"{argument}: {what}; expected images, folders of them, or a pattern in quotes.")
-        found += below
+        path = user_path(argument)
+        named = named_files(path)
+        results = {p: folder for p in named for folder in Path(os.path.abspath(p)).parents if is_result(folder)}
+        if results:
+            where = ", ".join(sorted({str(folder) for folder in results.values()}))
+            say(
+                f"left out of {argument}: {len(results)} file{'s' * (len(results) > 1)} that a prediction wrote ({where})"
+            )
+        if len(results) == len(named):
+            raise InputError(f"{argument[:300]}: {nothing_there(path, named)}")
+        found += [p for p in named if p not in results]
     if not found:
         raise InputError("no picture was named; --help tells how.")
     return list({path.resolve(): path for path in found}.values())
 
 
+def named_files(path: Path) -> list[Path]:
+    """What an argument names: a file, the pictures below a folder, or what fits a pattern."""
+    if path.is_dir():
+        return [p for p in visible_files(path) if p.suffix.lower() in PICTURE_SUFFIXES]
+    if path.is_file():
+        return [path]
+    return [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
+
+
+def nothing_there(path: Path, named: list[Path]) -> str:
+    """Why nothing is left of an argument, and what was expected."""
+    expected = "expected images, folders of them, or a pattern in quotes."
+    if named:
+        return f"nothing but results of a prediction; {expected}"
+    if path.is_dir():
+        return f"holds no picture ({', '.join(PICTURE_SUFFIXES)}); {expected}"
+    if is_other_kind(path):
+        return f"neither a file nor a folder, but a pipe or a device; {expected}"
+    return f"there is no such file; {expected}"
+
+
+def is_result_folder(folder: Path) -> bool:
+    """Whether a prediction wrote what is in it: by its mark, or by the index beside it, as earlier versions left it."""
+    return folder.name in RESULT_FOLDERS and (is_own_folder(folder) or is_index(folder.parent / INDEX))
+
+
 def output_names(paths: list[Path]) -> list[Path]:
-    """Where each picture's results go: its path below what all have in common, without suffix unless two differ in it only."""
+    """Where each picture's results go: its path below what all have in common, without suffix unless two differ in it only,
+    or the results of one would have the name of a folder that another's need."""
     paths = [Path(os.path.abspath(path)) for path in paths]  # no ".." is left that could lead out of the output
     common = Path(os.path.commonpath([path.parent for path in paths]))
     names = [path.relative_to(common) for path in paths]
     count = Counter(name.with_suffix("") for name in names)
     short = [name if count[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
-    return short if len(set(short)) == len(short) else names
+    chosen = short if len(set(short)) == len(short) else names
+    folders = {folder for name in chosen for folder in name.parents}
+    taken = set(chosen)
+    for i, name in enumerate(chosen):
+        while any(name.with_name(name.name + suffix) in folders for suffix in RESULT_FOLDERS.values()):
+            name = next(free for n in itertools.count(1) if (free := name.with_name(f"{name.name}_{n}")) not in taken)
+            taken.add(name)
+        chosen[i] = name
+    return chosen
 
 
 def predict_images(
@@ -115,12 +154,31 @@ def predict_images(
     """
     claim_output(output, labels=predictor.labels, probabilities=probabilities)
     done, failed = {}, {}
+
+    def tell(path: Path, why: str) -> None:
+        failed[str(path)] = why
+        print(f"error: {why}", file=sys.stderr)
+        advance(1)
+
     title = f"predicting {len(paths)} picture{'s' * (len(paths) != 1)}"
+    headers = list(parallel_map(read_header, paths))
     try:
         with progress_bar(title, len(paths)) as advance:
-            images = read_images(predictor, paths, options, failed, advance)
-            for path, name, image, scores in scored_images(predictor, paths, images, options, probabilities):
-                written = write_prediction(output, name, image, scores, predictor.labels, probabilities=probabilities)
+            images = read_images(predictor, paths, headers, options, tell)
+            for number, name, image, stripes in scored_images(predictor, paths, images, options, probabilities):
+                path, frames = paths[number], headers[number][1]
+                try:
+                    written = write_prediction(
+                        output, name, image, stripes, predictor.labels, probabilities=probabilities
+                    )
+                except OSError as error:
+                    if error.errno in DISK_FULL:
+                        raise
+                    tell(path, f"{path}: its results cannot be written; {system_sentence(error)}")
+                    continue
+                if frames > 1:
+                    written["frames"] = frames
+                    print(f"note: {path}: only the first of its {frames} frames is predicted", file=sys.stderr)
                 done[str(path)] = written
                 advance(1)
     finally:
@@ -129,15 +187,26 @@ def predict_images(
 
 
 def read_images(
-    predictor: Predictor, paths: list[Path], options: InferenceOptions, failed: dict, advance: Callable[[int], None]
+    predictor: Predictor,
+    paths: list[Path],
+    headers: list[tuple[tuple[int, int], int]],
+    options: InferenceOptions,
+    tell: Callable[[Path, str], None],
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, image) of what can be read, those of one size together; the others are told, and noted in `failed`."""
-    order = by_input_size(predictor, paths, options)
-    for number, image in zip(order, parallel_map(read, [paths[n] for n in order]), strict=True):
+    """(number, image) of what can be read, those that the network sees at one size together, so that batches are full; the
+    others are told. Decoded ahead are as many as have `READ_PX` pixels together, or one."""
+
+    def input_hw(number: int) -> tuple[int, int]:
+        hw = headers[number][0]
+        return resized_input_hw(predictor, hw, options.resize) if all(hw) else hw
+
+    order = sorted(range(len(paths)), key=input_hw)
+    images = parallel_map(
+        lambda number: read(paths[number]), order, cost=lambda number: math.prod(headers[number][0]), budget=READ_PX
+    )
+    for number, image in zip(order, images, strict=True):
         if isinstance(image, InputError):
-            failed[str(paths[number])] = str(image)
-            print(f"error: {image}", file=sys.stderr)
-            advance(1)
+            tell(paths[number], str(image))
         else:
             yield number, image
 
@@ -148,8 +217,8 @@ def scored_images(
     numbered: Iterable[tuple[int, np.ndarray]],
     options: InferenceOptions,
     probabilities: bool,
-) -> Iterator[tuple[Path, Path, np.ndarray, np.ndarray]]:
-    """(path, name of its results, image, scores) of every image that was read."""
+) -> Iterator[tuple[int, Path, np.ndarray, Iterator[np.ndarray]]]:
+    """(number, name of its results, image, stripes of scores) of every image that was read."""
     names = output_names(paths)
     waiting = []
 
@@ -158,22 +227,18 @@ def scored_images(
             waiting.append((number, image))
             yield image
 
-    for scores in predict_scores(predictor, images(), options=options, probabilities=probabilities):
+    for stripes in predict_stripes(predictor, images(), options=options, probabilities=probabilities):
         number, image = waiting.pop(0)
-        yield paths[number], names[number], image, scores
+        yield number, names[number], image, stripes
 
 
-def by_input_size(predictor: Predictor, paths: list[Path], options: InferenceOptions) -> list[int]:
-    """Their numbers, those that the network sees at one size together, so that batches are full."""
-
-    def input_hw(number: int) -> tuple[int, int]:
-        try:
-            with Image.open(paths[number], formats=FORMATS) as image:
-                return resized_input_hw(predictor, image.size[::-1], options.resize)
-        except Exception:  # told when it is read
-            return (0, 0)
-
-    return sorted(range(len(paths)), key=input_hw)
+def read_header(path: Path) -> tuple[tuple[int, int], int]:
+    """Height and width, (0, 0) where they cannot be read, which is told when the image is; and how many frames there are."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size[::-1], getattr(image, "n_frames", 1)
+    except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error… by format
+        return (0, 0), 1
 
 
 def read(path: Path) -> np.ndarray | InputError:
@@ -184,11 +249,41 @@ def read(path: Path) -> np.ndarray | InputError:
 
 
 def write_prediction(
-    output: Path, name: Path, image: np.ndarray, scores: np.ndarray, labels: Labels, *, probabilities: bool
+    output: Path,
+    name: Path,
+    image: np.ndarray,
+    stripes: Iterable[np.ndarray],
+    labels: Labels,
+    *,
+    probabilities: bool,
 ) -> dict:
-    """Writes the files of one picture; returns its size, their paths below `output`, and the classes' shares."""
-    label = label_map(scores)
-    overlay = np.round((1 - OVERLAY) * image + OVERLAY * labels.palette[label]).astype(np.uint8)
+    """Writes the files of one picture, whose scores come some rows at a time; returns its size, their paths below `output`,
+    and the classes' shares."""
+    label = np.zeros(image.shape[:2], np.uint8)
+    overlay = np.zeros_like(image)
+    count = np.zeros(labels.num_classes, np.int64)
+    with contextlib.ExitStack() as files:
+        place = f"probabilities/{name}.npy"
+        kept = (
+            files.enter_context(open_array(output, place, (*label.shape, labels.num_classes)))
+            if probabilities
+            else None
+        )
+        end = 0
+        for scores in stripes:
+            rows = slice(end, end := end + len(scores))
+            label[rows] = label_map(scores)
+            overlay[rows] = np.round((1 - OVERLAY) * image[rows] + OVERLAY * labels.palette[label[rows]])
+            count += np.bincount(label[rows].ravel(), minlength=labels.num_classes)
+            if kept is not None:
+                kept[rows] = scores
+    written = write_pictures(output, name, label, overlay, labels) + [place] * probabilities
+    shares = {name: float(n / label.size) for name, n in zip(labels.names, count, strict=True) if n}
+    return {"size_px": list(image.shape[1::-1]), "files": written, "share_of_pixels": shares}
+
+
+def write_pictures(output: Path, name: Path, label: np.ndarray, overlay: np.ndarray, labels: Labels) -> list[str]:
+    """Mask, overlay, and for Cityscapes label ids; their paths below `output`."""
     mask = Image.fromarray(label)
     mask.putpalette(labels.palette.tobytes())
     writers = {
@@ -202,14 +297,16 @@ def write_prediction(
     for place, save in writers.items():
         with open_output(output, place) as part:
             save(part, format=PILLOW_FORMATS[Path(place).suffix])
-    files = list(writers)
-    if probabilities:
-        files.append(f"probabilities/{name}.npy")
-        with open_output(output, files[-1]) as part, part.open("wb") as file:
-            np.save(file, scores.astype(np.float16))
-    share = np.bincount(label.ravel(), minlength=labels.num_classes) / label.size
-    shares = {name: float(s) for name, s in zip(labels.names, share, strict=True) if s}
-    return {"size_px": list(image.shape[1::-1]), "files": files, "share_of_pixels": shares}
+    return list(writers)
+
+
+@contextlib.contextmanager
+def open_array(output: Path, place: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """A float16 .npy file below `output` that is filled in where it lies, not in memory."""
+    with open_output(output, place) as part:
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+        yield array
+        array.flush()
 
 
 def has_other_ids(labels: Labels) -> bool:

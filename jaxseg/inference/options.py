@@ -10,6 +10,8 @@ import math
 from jaxseg.errors import InputError
 
 RESIZES = ("run", "none")
+MAX_WINDOW_PX = 8192  # 67 million pixels in one pass
+MAX_SCALE = 16  # 256 pixels of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +52,18 @@ class InferenceOptions:
                 raise InputError(f"{name}={value!r}; expected a number.")
         if self.window_px < 0:
             raise InputError(f"window_px={self.window_px}; expected a side in pixels, or 0 for the image in one piece.")
+        if self.window_px > MAX_WINDOW_PX:
+            raise InputError(
+                f"window_px={self.window_px}; expected at most {MAX_WINDOW_PX}, which no memory would hold."
+            )
         if not 0 <= self.overlap < 1:
             raise InputError(f"overlap={self.overlap}; expected a share of the window from 0 to below 1.")
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise InputError(f"scales={self.scales}; expected positive numbers.")
+        if max(self.scales) > MAX_SCALE:
+            raise InputError(
+                f"scales={self.scales}; expected at most {MAX_SCALE}: an enlarged picture shows nothing new."
+            )
         if self.batch < 1:
             raise InputError(f"batch={self.batch}; expected at least 1.")
 

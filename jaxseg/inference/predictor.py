@@ -21,15 +21,22 @@ from scipy import special
 
 from jaxseg.config import find_config_file, load_config, peer_sections, run_config_file
 from jaxseg.config_checks import SIZE_MULTIPLE_PX, validate
-from jaxseg.data.sources import read_image, to_rgb
+from jaxseg.data.sources import max_pixels, read_image, to_rgb
 from jaxseg.data.transforms import resize_image, resized_hw
 from jaxseg.errors import InputError
+from jaxseg.files import is_other_kind, user_path
 from jaxseg.inference.options import InferenceOptions
-from jaxseg.inference.tiling import full_image_logits, sliding_window_logits
+from jaxseg.inference.stripes import cut_rows, resize_rows, stripe_cuts
+from jaxseg.inference.tiling import full_image_logits, sliding_window_rows
 from jaxseg.labels import Labels
-from jaxseg.ops import resize_bilinear
 from jaxseg.training import parallel
 from jaxseg.training.peers import labels_of_run, restore_peers
+
+# Pixels that the network sees at a time: four pictures of Cityscapes (2048×1024). A U-Net with 32 features needs 0.5 KiB
+# for each in its first level, so 4 GiB, and logits of 19 classes 0.6 GiB.
+SEEN_PX = 1 << 23
+HELD_PX = 1 << 27  # of decoded pictures that make a batch together: 0.4 GiB, eleven of 12 megapixels
+READ_PX = 1 << 26  # of pictures that are decoded ahead of them: 0.2 GiB, or one
 
 AnyImage = np.ndarray | Image.Image | str | Path
 
@@ -56,8 +63,8 @@ class Predictor:
         """The class of every pixel, at the image's own size.
 
         Args:
-          image: uint8 [h, w, 3] or [h, w], a Pillow image, or a file. The first image of each size that the network
-            sees takes a compilation.
+          image: uint8 [h, w, 3] or [h, w], a Pillow image, or a file, of several frames the first. The first image of each
+            size that the network sees takes a compilation.
           **options: fields of `InferenceOptions`, such as flip=True.
 
         Returns:
@@ -89,7 +96,7 @@ def load(
       InputError: where run, weights or config cannot be used.
     """
     if config is None:
-        folder = Path(run).expanduser()
+        folder = user_path(run)
         loaded = load_config(folder)
     else:
         folder = None
@@ -127,10 +134,15 @@ def load_predictors(config: ConfigDict, workdir: Path | None, which: str, *, nam
 def to_pixels(image: AnyImage) -> UInt8[np.ndarray, "h w 3"]:
     """Raises InputError for anything that is no 8-bit image."""
     if isinstance(image, str | Path):
+        path = user_path(image)
         try:
-            return read_image(Path(image).expanduser().read_bytes(), str(image), upright=True)
+            if is_other_kind(path):
+                raise InputError(
+                    f"{image}: neither a file nor a folder, but a pipe or a device; expected an image's file."
+                )
+            return read_image(path.read_bytes(), str(image), upright=True)
         except OSError as error:
-            raise InputError(f"{image}: cannot be read ({error.strerror}).") from error
+            raise InputError(f"{str(image)[:300]}: cannot be read ({error.strerror}).") from error
     if isinstance(image, Image.Image):
         return to_rgb(image, "the Pillow image")
     image = np.asarray(image)
@@ -148,13 +160,13 @@ def predict_labels(
 ) -> Iterator[UInt8[np.ndarray, "h w"]]:
     """The class of every pixel of every image, in order."""
     if options.resize == "none" and options.passes == [(1.0, False)] and not options.window_px:
-        for chunk in itertools.batched(images, round_up_to_devices(options.batch)):
+        for chunk in chunks(predictor, images, options):
             forward = functools.partial(run_batches, predictor, batch=options.batch, labels=True)
             sizes = {"multiple_px": predictor.multiple_px, "pad_to_hw": options.pad_to_hw}
             yield from full_image_logits(forward, chunk, **sizes)
         return
-    for scores in predict_scores(predictor, images, options=options):
-        yield label_map(scores)
+    for stripes in predict_stripes(predictor, images, options=options):
+        yield np.concatenate([label_map(scores) for scores in stripes])
 
 
 def predict_probabilities(
@@ -167,29 +179,88 @@ def predict_probabilities(
 def predict_scores(
     predictor: Predictor, images: Iterable[np.ndarray], *, options: InferenceOptions, probabilities: bool = False
 ) -> Iterator[Float[np.ndarray, "h w c"]]:
-    """Probabilities; or, where only the highest matters and there is one pass, logits. Raises InputError."""
+    """What `predict_stripes` gives, in one piece."""
+    for stripes in predict_stripes(predictor, images, options=options, probabilities=probabilities):
+        yield np.concatenate(list(stripes))
+
+
+def predict_stripes(
+    predictor: Predictor, images: Iterable[np.ndarray], *, options: InferenceOptions, probabilities: bool = False
+) -> Iterator[Iterator[Float[np.ndarray, "r w c"]]]:
+    """Probabilities; or, where only the highest matters and there is one pass, logits.
+
+    Args:
+      predictor: the network.
+      images: uint8 [h, w, 3].
+      options: how it looks at them.
+      probabilities: whether they are wanted where there is one pass, too.
+
+    Yields:
+      Of every image in order its rows, from top to bottom, some at a time; to be taken before the next image.
+
+    Raises:
+      InputError: where the network does not take such windows or sizes.
+    """
     check_window(predictor, options)
-    as_logits = not probabilities and len(options.passes) == 1
-    at_once = 1 if options.window_px else round_up_to_devices(options.batch)
-    for chunk in itertools.batched(images, at_once):
-        total: list[Any] = [np.float32(0)] * len(chunk)
-        for scale, mirrored in options.passes:
-            inputs = [resized_input(predictor, image, options.resize, scale, mirrored) for image in chunk]
-            for i, logits in enumerate(pass_logits(predictor, inputs, options)):
-                logits = logits[:, ::-1] if mirrored else logits
-                logits = resize_bilinear(logits, chunk[i].shape[:2])
-                total[i] = total[i] + (logits if as_logits else activated(logits, predictor.activation))
-        yield from (scores / np.float32(len(options.passes)) for scores in total)
+    activation = None if not probabilities and len(options.passes) == 1 else predictor.activation
+    for chunk in chunks(predictor, images, options):
+        passes = [pass_rows(predictor, chunk, options, *how) for how in options.passes]
+        for image in chunk:
+            of_passes = [next(rows) for rows in passes]
+            yield mean_stripes(of_passes, image.shape[:2], predictor.labels.num_classes, activation)
 
 
-def pass_logits(predictor: Predictor, images: list[np.ndarray], options: InferenceOptions) -> Iterator[np.ndarray]:
-    """Logits of one pass over the images, at the sizes that they have in it."""
+def chunks(predictor: Predictor, images: Iterable[np.ndarray], options: InferenceOptions) -> Iterator[list[np.ndarray]]:
+    """Images that are looked at together: a batch, of large ones fewer, windows of one image alone."""
+
+    def seen_px(image: np.ndarray) -> int:
+        sizes = [resized_input_hw(predictor, image.shape[:2], options.resize, scale) for scale, _ in options.passes]
+        return sum(map(math.prod, sizes))
+
+    count = 1 if options.window_px else round_up_to_devices(options.batch)
+    some: list[np.ndarray] = []
+    for image in images:
+        together = [*some, image]
+        held_px = sum(math.prod(each.shape[:2]) for each in together)
+        if some and (len(some) == count or held_px > HELD_PX or sum(map(seen_px, together)) > SEEN_PX):
+            yield some
+            together = [image]
+        some = together
+    if some:
+        yield some
+
+
+def pass_rows(
+    predictor: Predictor, images: list[np.ndarray], options: InferenceOptions, scale: float, mirrored: bool
+) -> Iterator[tuple[tuple[int, int], Iterator[np.ndarray]]]:
+    """Of every image the size that it has in one pass, and its logits there, row after row."""
     forward = functools.partial(run_batches, predictor, batch=options.batch)
+    inputs = [resized_input(predictor, image, options.resize, scale, mirrored) for image in images]
     if options.window_px:
         batch = round_up_to_devices(options.batch)
         sizes = {"window_px": options.window_px, "overlap": options.overlap}
-        return sliding_window_logits(forward, images, batch=batch, **sizes)
-    return full_image_logits(forward, images, multiple_px=predictor.multiple_px, pad_to_hw=options.pad_to_hw)
+        logits = (sliding_window_rows(forward, image, batch=batch, **sizes) for image in inputs)
+    else:
+        whole = full_image_logits(forward, inputs, multiple_px=predictor.multiple_px, pad_to_hw=options.pad_to_hw)
+        logits = (cut_rows(each, image.shape[1]) for each, image in zip(whole, images, strict=True))
+    for image, rows in zip(inputs, logits, strict=True):
+        yield image.shape[:2], (piece[:, : image.shape[1]][:, :: -1 if mirrored else 1] for piece in rows)
+
+
+def mean_stripes(
+    passes: list[tuple[tuple[int, int], Iterator[np.ndarray]]],
+    hw: tuple[int, int],
+    classes: int,
+    activation: str | None,
+) -> Iterator[Float[np.ndarray, "r w c"]]:
+    """Stripes of the mean over an image's passes, each brought to `hw`, of probabilities; activation None: of logits."""
+    cuts = stripe_cuts(*hw, classes)
+    resized = [resize_rows(rows, size=size, to=hw, cuts=cuts) for size, rows in passes]
+    for stripes in zip(*resized, strict=True):
+        total: Any = np.float32(0)
+        for logits in stripes:
+            total = total + (logits if activation is None else activated(logits, activation))
+        yield total / np.float32(len(passes))
 
 
 def activated(logits: Float[np.ndarray, "h w c"], activation: str) -> Float[np.ndarray, "h w c"]:
@@ -223,7 +294,13 @@ def resized_input_hw(predictor: Predictor, hw: tuple[int, int], resize: str, sca
 
 def resized_input(predictor: Predictor, image: np.ndarray, resize: str, scale: float, mirrored: bool) -> np.ndarray:
     """The image as one pass sees it, uint8 [h, w, 3]."""
-    image = resize_image(image, resized_input_hw(predictor, image.shape[:2], resize, scale))
+    h, w = resized_input_hw(predictor, image.shape[:2], resize, scale)
+    if scale > 1 and h * w > max_pixels():
+        raise InputError(
+            f"scales: {scale:g} makes {w}×{h} pixels of a picture of {image.shape[1]}×{image.shape[0]}, more than the"
+            f" {max_pixels() / 1e6:g} million that are taken (--max_megapixels); give smaller factors."
+        )
+    image = resize_image(image, (h, w))
     return image[:, ::-1] if mirrored else image
 
 
@@ -232,15 +309,15 @@ def run_batches(
 ) -> list[np.ndarray]:
     """The network's logits f32 [h, w, c], or classes uint8 [h, w], of images uint8 [h, w, 3] of sizes that it takes.
 
-    Every shape is compiled once: a batch that is not full is filled up.
+    Every shape is compiled once: a batch that is not full is filled up. Of large images, fewer make a batch.
     """
     forward = predictor.forward_labels if labels else predictor.forward
-    size = round_up_to_devices(batch)
     results = [None] * len(images)
     by_shape = {}
     for i, image in enumerate(images):
         by_shape.setdefault(image.shape, []).append(i)
     for shape, places in by_shape.items():
+        size = round_up_to_devices(max(1, min(batch, SEEN_PX // math.prod(shape[:2]))))
         for part in itertools.batched(places, size):
             stacked = np.zeros((size, *shape), np.float32)
             for row, i in enumerate(part):

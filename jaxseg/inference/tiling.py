@@ -38,36 +38,46 @@ def full_image_logits(
         yield result[: image.shape[0], : image.shape[1]]
 
 
-def sliding_window_logits(
-    forward: ForwardFn, images: list[Image], *, window_px: int, overlap: float, batch: int
-) -> Iterator[Float[np.ndarray, "h w c"]]:
-    """Logits of every image: the windows' weighted mean.
+def sliding_window_rows(
+    forward: ForwardFn, image: Image, *, window_px: int, overlap: float, batch: int
+) -> Iterator[Float[np.ndarray, "r w c"]]:
+    """Logits of an image, the windows' weighted mean, from top to bottom: rows are given out, and forgotten, once no
+    window is left that holds them.
 
     Args:
       forward: from windows to logits.
-      images: to look at.
+      image: to look at.
       window_px: side of the windows.
       overlap: share of a window that the next one covers too, at least.
       batch: windows that are given to `forward` together.
 
     Yields:
-      The logits of each image.
+      Rows of the logits.
     """
     ramp = np.minimum(np.arange(1, window_px + 1), np.arange(window_px, 0, -1)).astype(np.float32) / window_px
     weight = (ramp[:, None] * ramp)[..., None]
-    for image in images:
-        padded = pad_by_edge(image, *(max(side, window_px) for side in image.shape[:2]))
-        tops, lefts = (window_starts(length, window_px, overlap) for length in padded.shape[:2])
-        places = [np.s_[top : top + window_px, left : left + window_px] for top, left in itertools.product(tops, lefts)]
-        total = None
-        weights = np.zeros((*padded.shape[:2], 1), np.float32)
-        for some in itertools.batched(places, batch):
-            for place, logits in zip(some, forward([padded[place] for place in some]), strict=True):
-                if total is None:
-                    total = np.zeros((*padded.shape[:2], logits.shape[-1]), np.float32)
-                total[place] += weight * logits
-                weights[place] += weight
-        yield (total / weights)[: image.shape[0], : image.shape[1]]
+    height, width = (max(side, window_px) for side in image.shape[:2])
+    image = image if (height, width) == image.shape[:2] else pad_by_edge(image, height, width)
+    tops, lefts = (window_starts(length, window_px, overlap) for length in (height, width))
+    corners = list(itertools.product(tops, lefts))
+    total: np.ndarray | None = None
+    weights = np.zeros((0, width, 1), np.float32)
+    done = 0  # rows given out: the first of `total` and `weights`
+    for first in range(0, len(corners), batch):
+        some = corners[first : first + batch]
+        windows = [image[top : top + window_px, left : left + window_px] for top, left in some]
+        for (top, left), logits in zip(some, forward(windows), strict=True):
+            if total is None:
+                total = np.zeros((0, width, logits.shape[-1]), np.float32)
+            if (missing := top + window_px - done - len(total)) > 0:
+                total, weights = (np.pad(x, ((0, missing), (0, 0), (0, 0))) for x in (total, weights))
+            place = np.s_[top - done : top - done + window_px, left : left + window_px]
+            total[place] += weight * logits
+            weights[place] += weight
+        end = corners[first + batch][0] if first + batch < len(corners) else height
+        yield total[: end - done] / weights[: end - done]
+        total, weights = total[end - done :], weights[end - done :]
+        done = end
 
 
 def window_starts(length: int, window_px: int, overlap: float) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from jaxseg.errors import InputError
+from jaxseg.files import user_path
 from jaxseg.models.torch_files import load_torch_file
 
 StateDict = Mapping[str, np.ndarray]
@@ -27,7 +28,7 @@ def read_state_dict(path: str | Path, *, suffix: str = "") -> dict[str, np.ndarr
     suffix: which of them it is, where the file's name does not say. Raises InputError where the file is missing, damaged
     or holds anything but tensors by name.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}

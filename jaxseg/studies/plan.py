@@ -123,7 +123,7 @@ def read_plan(path: Path) -> Plan:
 def read_content(path: Path) -> dict:
     """The file's tables; `config` and `of` flat, over those of the plan it builds on. Raises InputError."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         presets = ", ".join(sorted(file.stem for file in path.parent.glob("*.toml")))
         raise InputError(f"{path}: there is no such plan. Presets: {presets or 'none here'}.") from error

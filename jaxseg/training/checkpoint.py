@@ -90,14 +90,14 @@ def _write_sums(checkpoints: Path) -> None:
     """Of the one checkpoint that is being written."""
     if distributed.is_primary_host():
         for folder in checkpoints.glob("*.orbax-checkpoint-tmp*"):
-            (folder / SUMS).write_text(json.dumps(_sums(folder), indent=1) + "\n")
+            (folder / SUMS).write_text(json.dumps(_sums(folder), indent=1) + "\n", encoding="utf-8")
 
 
 def _check_sums(manager: ocp.CheckpointManager, step: int, what: str) -> None:
     """Raises InputError naming the files that are not as they were written."""
     with _named_errors(manager, step, what):
         folder = Path(manager.directory) / str(step)
-        written = json.loads((folder / SUMS).read_text())
+        written = json.loads((folder / SUMS).read_text(encoding="utf-8"))
         found = _sums(folder)
         if not isinstance(written, dict):
             raise ValueError(f"{SUMS} is a {type(written).__name__}")
@@ -264,11 +264,11 @@ def find_step(manager: ocp.CheckpointManager, which: str) -> int:
     if not steps:
         raise InputError(f"{manager.directory}: there is no checkpoint.")
     step = {"last": manager.latest_step, "best": manager.best_step}.get(which, lambda: None)()
-    if step is None and which.isdecimal() and int(which) in steps:
+    if step is None and len(which) < 20 and which.isdecimal() and int(which) in steps:
         step = int(which)
     if step is None:
         raise InputError(
-            f"{manager.directory}: no checkpoint {which!r}; there are {', '.join(map(str, steps))}, last and best."
+            f"{manager.directory}: no checkpoint {which[:40]!r}; there are {', '.join(map(str, steps))}, last and best."
         )
     return step
 

@@ -4,7 +4,6 @@ In: exceptions of JAX and of the system. Out: `ResourceError` and `HostLostError
 """
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxseg.config import peer_path, peer_sections
-from jaxseg.errors import HostLostError, InputError, ResourceError
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from jaxseg.errors import DISK_FULL, HostLostError, InputError, ResourceError
 
 
 @contextlib.contextmanager
@@ -51,9 +48,9 @@ def is_full_disk(error: Exception) -> bool:
     """Whether a file found no room: by the system's number, or where tensorstore (ValueError) and array_record
     (RuntimeError) quote what the system said."""
     if isinstance(error, OSError):
-        return error.errno in FULL
+        return error.errno in DISK_FULL
     told = isinstance(error, (InputError, ResourceError))  # already a sentence
-    return not told and any(os.strerror(number) in str(error) for number in FULL)
+    return not told and any(os.strerror(number) in str(error) for number in DISK_FULL)
 
 
 def too_large_to_predict(config: ConfigDict) -> str:

@@ -6,7 +6,7 @@ one device with the axis name `AXIS`; to move from pmap to another way of going 
 
 import collections
 import functools
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,9 @@ from flax import jax_utils
 from jaxseg.training.step import eval_step, predict, predict_labels, train_step
 
 AXIS = "batch"
+PROGRAMS = (
+    16  # sizes of images that predicting is compiled for at once; of a U-Net about 8 MiB and 100 memory maps each
+)
 
 
 def compile_train_step(*, losses: Mapping, seed: int, accumulate_steps: int, skip_nonfinite: bool = False):
@@ -37,12 +40,34 @@ def compile_eval_step(*, num_classes: int):
 
 def compile_predict():
     """`(replicated peer, image [devices, b, h, w, 3]) -> logits [devices, b, h, w, c]`."""
-    return jax.pmap(predict, axis_name=AXIS)
+    return forgetting(predict)
 
 
 def compile_predict_labels():
     """`(replicated peer, image [devices, b, h, w, 3]) -> class of every pixel, uint8 [devices, b, h, w]`."""
-    return jax.pmap(predict_labels, axis_name=AXIS)
+    return forgetting(predict_labels)
+
+
+def forgetting(function: Callable) -> Callable:
+    """`function(peer, image)` on all devices, as by pmap, with programs for at most `PROGRAMS` shapes of images: pictures
+    may have any number of sizes, and each size's program stays in memory. pmap itself cannot let go of one."""
+
+    def on_one_device(peer, image):
+        return function(jax.tree.map(lambda x: x[0], peer), image[0])[None]
+
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    every = jax.P(AXIS)
+    mapped = jax.jit(jax.shard_map(on_one_device, mesh=mesh, in_specs=every, out_specs=every, check_vma=False))
+    shapes = set()
+
+    def call(peer, image):
+        if image.shape not in shapes and len(shapes) == PROGRAMS:
+            mapped.clear_cache()
+            shapes.clear()
+        shapes.add(image.shape)
+        return mapped(peer, image)
+
+    return call
 
 
 def replicate(tree: Any) -> Any:

@@ -26,7 +26,7 @@ from jaxseg.config_checks import check_class_weights
 from jaxseg.data.prepare import prepare
 from jaxseg.data.records import Prepared
 from jaxseg.errors import InputError
-from jaxseg.files import read_json
+from jaxseg.files import read_json, user_path
 from jaxseg.floor import check_jaxlib
 from jaxseg.labels import LABELS, Labels, labels_from_dict
 from jaxseg.losses.class_weights import inverse_weights, median_frequency_weights
@@ -128,7 +128,7 @@ def pretrained_variables(
         file = pretrained_file(model, num_classes=num_classes, data_dir=data_dir)
         variables, report = load_variables(model, target=target, file=file)
         return variables, dataclasses.replace(report, note=(f"{model.init_from} is {file}", *report.note))
-    folder = Path(model.init_from).expanduser()
+    folder = user_path(model.init_from)
     if not folder.is_dir():
         return load_variables(model, target=target)
     if model.init_parts != "all":

@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg import metrics
+from jaxseg import evaluate, metrics
 from jaxseg.config import load_config
 from jaxseg.data.prepare import prepare, raw_source
 from jaxseg.data.sources import read_sample
 from jaxseg.errors import InputError
 from jaxseg.inference.evaluation import score_checkpoint
 from jaxseg.inference.options import InferenceOptions
+from jaxseg.reporting.html.runs import newest_scores
 from jaxseg.training import parallel, validation
 from jaxseg.training.peers import restore_peers
 from tests.runs import call
@@ -108,3 +109,61 @@ def test_the_command_writes_scores_and_pictures(tiny_run, tmp_path):
     pictures = sorted(path.name for path in (tmp_path / "scores").glob("[!.]*"))
     assert pictures == sorted(f"{n:04d}_{name}" for n in range(5) for name in ("image.jpg", "truth.png", "unet.png"))
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("full_resolution", [False, True])
+def test_another_split_is_scored_and_named(tiny_run, full_resolution):
+    config = load_config(tiny_run)
+    results = score_checkpoint(config, tiny_run, "last", split="train", full_resolution=full_resolution)
+    source = raw_source(config.data)
+    assert [image["id"] for image in results["images"]] == sorted(sample.id for sample in source.samples["train"])
+    assert len(results["images"]) == 10  # of validation there are 5
+    assert results["split"] == "train"
+    pixels = prepare(config.data).valid_pixels("train")
+    if full_resolution:
+        labels = [read_sample(source, sample)[1] for sample in source.samples["train"]]
+        pixels = sum(int((label < 11).sum()) for label in labels)
+        assert results["protocol"].endswith("; split train")
+    assert np.sum(results["peers"]["unet"]["confusion"]) == pixels
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(tiny_run):
+    ended = call("jaxseg.evaluate", f"--workdir={tiny_run}", "--split=tset", f"--output={tiny_run}/scores.json")
+    assert ended.returncode == 2
+    assert "--split=tset: camvid has no such split; expected train or val" in ended.stderr
+
+
+def test_scores_of_other_data_are_not_replaced(tiny_run, copy_of):
+    """Of another split by the name; of other images, as where a link of a folder led elsewhere, by the fingerprint."""
+    run = copy_of(tiny_run)
+    for words in ([], ["--split=train"]):
+        ended = call("jaxseg.evaluate", f"--workdir={run}", *words)
+        assert ended.returncode == 0, ended.stderr
+    val, train = (json.loads((run / f"evaluation-0{name}.json").read_text()) for name in ("", "-train"))
+    assert (val["split"], len(val["images"])) == ("val", 5)
+    assert (train["split"], len(train["images"])) == ("train", 10)
+    assert newest_scores(run) == run / "evaluation-0.json"  # though the other was written last
+
+    val["data"]["fingerprint"] = "0123456789abcdef"
+    other = json.dumps(val)
+    (run / "evaluation-0.json").write_text(other)
+    assert call("jaxseg.evaluate", f"--workdir={run}").returncode == 0
+    assert (run / "evaluation-0.json").read_text() == other
+    beside = run / f"evaluation-0-{prepare(load_config(run).data).fingerprint}.json"
+    assert json.loads(beside.read_text())["peers"]["unet"]["confusion"] == val["peers"]["unet"]["confusion"]
+    assert beside.with_suffix("").is_dir()
+
+    ended = call("jaxseg.evaluate", f"--workdir={run}", f"--output={run}/evaluation-0.json")
+    assert ended.returncode == 2
+    assert "holds the scores of other data (split val, fingerprint 0123456789abcdef; now split val" in ended.stderr
+    assert (run / "evaluation-0.json").read_text() == other
+
+
+def test_where_scores_cannot_go_is_told_before_scoring(tiny_run, copy_of, monkeypatch):
+    run = copy_of(tiny_run)
+    (run / "evaluation-0.json").mkdir()
+    monkeypatch.setattr(evaluate, "score_checkpoint", None)
+    ended = call("jaxseg.evaluate", f"--workdir={run}")
+    assert ended.returncode == 2
+    assert "evaluation-0.json: cannot be read as JSON" in ended.stderr
+    assert not list(run.glob("*.part"))

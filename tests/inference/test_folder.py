@@ -1,6 +1,8 @@
 """What `python -m jaxseg.predict` writes, read back by Pillow and NumPy."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 import jaxseg
 from jaxseg.errors import InputError
+from jaxseg.files import MARK
 from jaxseg.inference import folder as folder_module
 from jaxseg.inference.folder import find_images, output_names, predict_images, write_prediction
 from jaxseg.inference.options import InferenceOptions
@@ -48,31 +51,57 @@ def pictures(tmp_path):
 def test_folders_patterns_and_files_are_found_once(pictures, tmp_path):
     folder, _ = pictures
     everything = ["a.png", "b.png", "broken.png", "sub/c.png"]
-    found = find_images([str(folder)], output=tmp_path / "out")
+    found = find_images([str(folder)])
     assert [str(p.relative_to(folder)) for p in found] == everything
-    found = find_images([str(folder / "b.png"), str(folder / "?.png"), str(folder)], output=tmp_path / "out")
+    found = find_images([str(folder / "b.png"), str(folder / "?.png"), str(folder)])
     assert [str(p.relative_to(folder)) for p in found] == ["b.png", "a.png", "broken.png", "sub/c.png"]
-    found = find_images([str(folder / "**/c.*")], output=tmp_path / "out")
+    found = find_images([str(folder / "**/c.*")])
     assert [str(p.relative_to(folder)) for p in found] == ["sub/c.png"]
-    # results of an earlier run in a folder below are no pictures
-    found = find_images([str(folder)], output=folder / "sub")
-    assert [str(p.relative_to(folder)) for p in found] == everything[:3]
-    (folder / "sub/predictions.json").write_text('{"pictures": {}, "failed": {}, "step": 0}')
-    found = find_images([str(folder)], output=tmp_path / "out")
-    assert [str(p.relative_to(folder)) for p in found] == everything[:3]
-    assert [p.name for p in find_images([str(folder / "notes.txt")], output=tmp_path / "out")] == ["notes.txt"]
+    assert [p.name for p in find_images([str(folder / "notes.txt")])] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("mark", [folder_module.INDEX, f"masks/{MARK}"])
+def test_results_of_predictions_are_left_out_and_told_by_their_index_or_mark(pictures, mark):
+    """What a prediction wrote beside pictures is no picture; the pictures themselves are, also in its --output."""
+    folder, _ = pictures
+    save(folder / "sub/masks/c.png", 8, 70)
+    save(folder / "masks/a.png", 8, 70)  # of somebody else
+    (folder / "predictions.json").write_text('{"pictures": [], "of": "another program"}')
+    (folder / "sub" / mark).write_text('{"pictures": {}, "failed": {}, "step": 0}')
+    said = []
+    found = find_images([str(folder)], say=said.append)
+    assert [str(p.relative_to(folder)) for p in found] == ["a.png", "b.png", "broken.png", "masks/a.png", "sub/c.png"]
+    (line,) = said
+    assert "1 file that a prediction wrote" in line
+    assert str(folder / "sub/masks") in line
+    with pytest.raises(InputError, match="nothing but results of a prediction"):
+        find_images([str(folder / "sub/masks/*.png")], say=said.append)
+
+
+def test_output_may_be_the_folder_of_the_pictures(tiny_run, pictures, monkeypatch):
+    """--output=. once, and again, when its own results lie there."""
+    folder, _ = pictures
+    (folder / "broken.png").unlink()
+    monkeypatch.chdir(folder)
+    command = ["jaxseg.predict", f"--workdir={tiny_run}", "--output=."]
+    assert call(*command, "a.png").returncode == 0
+    again = call(*command, ".")
+    assert again.returncode == 0, again.stderr
+    assert "3 of 3 pictures predicted" in again.stdout
+    assert "left out of .: 2 files that a prediction wrote" in again.stdout
+    assert sorted(str(p) for p in Path("masks").rglob("*.png")) == ["masks/a.png", "masks/b.png", "masks/sub/c.png"]
 
 
 def test_what_names_nothing_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: holds no picture \(.png, .jpg"):
-        find_images([str(tmp_path / "empty")], output=tmp_path / "out")
+        find_images([str(tmp_path / "empty")])
     with pytest.raises(
         InputError, match=r"x\*.png: there is no such file; expected images, folders of them, or a pattern"
     ):
-        find_images([str(tmp_path / "x*.png")], output=tmp_path / "out")
+        find_images([str(tmp_path / "x*.png")])
     with pytest.raises(InputError, match="no picture was named"):
-        find_images([], output=tmp_path / "out")
+        find_images([])
 
 
 @pytest.mark.parametrize(
@@ -83,6 +112,9 @@ def test_what_names_nothing_is_refused(tmp_path):
         (["/x/a.png", "/x/a.jpg", "/x/b.v1.png"], ["a.png", "a.jpg", "b.v1"]),
         (["/p/one/a.png", "/p/two/a.png"], ["one/a", "two/a"]),
         (["/p/one/../two/a.png", "/p/one/b.png"], ["two/a", "one/b"]),
+        # masks/a.png would be a file and a folder
+        (["/x/a.jpg", "/x/a.png/b.jpg"], ["a_1", "a.png/b"]),
+        (["/x/a.jpg", "/x/a_1.bmp", "/x/a.png/b.jpg", "/x/a.jpg.npy/c.png"], ["a_2", "a_1", "a.png/b", "a.jpg.npy/c"]),
         (["/x/a.png", "/x/a.jpg", "/x/a.png.bmp"], ["a.png", "a.jpg", "a.png.bmp"]),
     ],
 )
@@ -92,7 +124,7 @@ def test_no_two_pictures_share_a_name(paths, names):
 
 def test_every_picture_gets_its_files_and_a_broken_one_is_told(network, pictures, tmp_path, capsys):
     folder, images = pictures
-    paths = find_images([str(folder)], output=tmp_path / "out")
+    paths = find_images([str(folder)])
     options = InferenceOptions(flip=True, batch=4)
     (tmp_path / "out").mkdir()
     done, failed = predict_images(network, paths, tmp_path / "out", {"step": 0}, options=options, probabilities=True)
@@ -145,7 +177,7 @@ def test_cityscapes_gets_the_ids_of_its_evaluation_server(tmp_path):
     label = np.array([[0, 2], [13, 18]])  # road, building, car, bicycle
     scores = np.eye(19, dtype=np.float32)[label]
     image = np.full((2, 2, 3), 200, np.uint8)
-    entry = write_prediction(tmp_path, Path("x"), image, scores, labels, probabilities=False)
+    entry = write_prediction(tmp_path, Path("x"), image, [scores], labels, probabilities=False)
     assert entry == {
         "size_px": [2, 2],
         "files": ["masks/x.png", "overlays/x.jpg", "label_ids/x.png"],
@@ -161,7 +193,7 @@ def test_cityscapes_gets_the_ids_of_its_evaluation_server(tmp_path):
 def test_the_overlay_is_half_image_half_color(tmp_path):
     labels = LABELS["cityscapes"]
     image, scores = np.full((16, 16, 3), 200, np.uint8), np.eye(19, dtype=np.float32)[np.full((16, 16), 2)]
-    write_prediction(tmp_path, Path("x"), image, scores, labels, probabilities=False)
+    write_prediction(tmp_path, Path("x"), image, [scores], labels, probabilities=False)
     with Image.open(tmp_path / "overlays/x.jpg") as overlay:
         assert np.abs(np.array(overlay).astype(int) - 135).max() <= 1  # (200 + 70) / 2, JPEG
 
@@ -206,3 +238,87 @@ def test_weights_of_another_program(network, tiny_run, tmp_path):
     assert ended.returncode == 0, ended.stderr
     with Image.open(tmp_path / "out/masks/a.png") as mask:
         assert (np.array(mask) == network.predict(image)).mean() > 0.999
+
+
+def test_of_several_frames_the_first_is_predicted_and_that_is_said(network, tmp_path, capsys):
+    pages = [RNG.integers(0, 256, (36, 36, 3), np.uint8) for _ in range(3)]
+    first, *others = map(Image.fromarray, pages)
+    for name in ("pages.tif", "moving.webp", "moving.png"):
+        first.save(
+            tmp_path / name, save_all=True, append_images=others, **({"lossless": True} if "webp" in name else {})
+        )
+    save(tmp_path / "one.png", 36, 36)
+    paths = [tmp_path / name for name in ("pages.tif", "moving.webp", "moving.png", "one.png")]
+    (tmp_path / "out").mkdir()
+    done, failed = predict_images(
+        network, paths, tmp_path / "out", {"step": 0}, options=InferenceOptions(), probabilities=False
+    )
+    assert failed == {}
+    assert [done[str(path)].get("frames") for path in paths] == [3, 3, 3, None]
+    said = capsys.readouterr().err
+    assert said.count("only the first of its 3 frames is predicted") == 3
+    for path in paths[:3]:
+        with Image.open(tmp_path / f"out/masks/{output_names(paths)[paths.index(path)]}.png") as mask:
+            assert (np.array(mask) == network.predict(pages[0])).all()
+
+
+def test_a_pipe_is_refused_not_waited_for(network, tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a.png: neither a file nor a folder, but a pipe"):
+        find_images([str(tmp_path / "a.png")])
+    with pytest.raises(InputError, match=r"a.png: neither a file nor a folder, but a pipe"):
+        network.predict(tmp_path / "a.png")
+    with pytest.raises(InputError, match="holds no picture"):
+        find_images([str(tmp_path)])
+    os.mkfifo(tmp_path / folder_module.INDEX)
+    assert not folder_module.is_index(tmp_path / folder_module.INDEX)
+
+
+def test_an_index_nested_without_end_is_no_index(tmp_path):
+    (tmp_path / folder_module.INDEX).write_text("[" * 100_000 + "]" * 100_000)
+    assert not folder_module.is_index(tmp_path / folder_module.INDEX)
+
+
+def test_a_picture_whose_results_cannot_be_written_is_told_and_the_rest_go_on(network, tmp_path, capsys):
+    """masks/a.png is a folder, b's name leaves no room for a suffix; c is well."""
+    paths = [tmp_path / "pictures" / name for name in ("a.png", "b" * 253 + ".p", "c.png")]  # at most 255 bytes
+    save(paths[0], 36, 36)
+    for path in paths[1:]:
+        shutil.copy(paths[0], path)
+    (tmp_path / "out/masks/a.png").mkdir(parents=True)
+    (tmp_path / "out/masks" / MARK).touch()
+    done, failed = predict_images(
+        network, paths, tmp_path / "out", {"step": 0}, options=InferenceOptions(), probabilities=False
+    )
+    assert list(done) == [str(paths[2])]
+    assert list(failed) == [str(path) for path in paths[:2]]
+    assert "a.png: Is a directory" in failed[str(paths[0])]
+    assert "File name too long" in failed[str(paths[1])]
+    assert "its results cannot be written" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out/predictions.json").read_text())["failed"] == failed
+
+
+def test_a_name_that_barely_fits_is_written(network, tmp_path):
+    """The part beside it, of a longer name, must not be what fails: 251 bytes and .png are all that a name may have."""
+    path = tmp_path / "pictures" / ("é" * 123 + "abcde.p")  # 2 · 123 + 5 bytes without its suffix
+    path.parent.mkdir()
+    Image.fromarray(RNG.integers(0, 256, (36, 36, 3), np.uint8)).save(path, format="PNG")
+    (tmp_path / "out").mkdir()
+    done, failed = predict_images(
+        network, [path], tmp_path / "out", {"step": 0}, options=InferenceOptions(), probabilities=True
+    )
+    assert failed == {}
+    assert all((tmp_path / "out" / file).is_file() for file in done[str(path)]["files"])
+
+
+def test_names_that_are_no_utf_8_are_predicted_and_listed(tiny_run, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    save(Path(path), 36, 36)
+    ended = run_command("jaxseg.predict", f"--workdir={tiny_run}", path, path + "x", f"--output={tmp_path / 'out'}")
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    ended = call("jaxseg.predict", f"--workdir={tiny_run}", path, f"--output={tmp_path / 'out'}")
+    assert ended.returncode == 0, ended.stderr
+    said = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert list(said["pictures"]) == [path]
+    assert (tmp_path / "out" / said["pictures"][path]["files"][0]).is_file()

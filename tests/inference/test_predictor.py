@@ -1,6 +1,8 @@
 """From images of any size to classes: against one plain pass of the network, and loops written out."""
 
 import itertools
+import tracemalloc
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,9 @@ from PIL import Image
 
 import jaxseg
 from jaxseg.config import default, load_config
+from jaxseg.data.sources import pixel_limit
 from jaxseg.errors import InputError
-from jaxseg.inference import predictor
+from jaxseg.inference import predictor, stripes
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.predictor import Predictor, predict_scores
 from jaxseg.labels import LABELS
@@ -232,3 +235,88 @@ def test_what_is_no_run_is_refused(tmp_path, tiny_run):
         jaxseg.load(tmp_path / "w.pth")
     with pytest.raises(InputError, match="no checkpoint '7'"):
         jaxseg.load(tiny_run, checkpoint=7)
+
+
+@pytest.mark.parametrize("view", [{}, {"flip": True, "scales": (1.0, 2.0)}])
+def test_memory_of_a_prediction_is_that_of_stripes_whatever_the_batch(monkeypatch, view):
+    """Logits of 11 classes of 750×1000 pixels are 31 MiB a picture; classes and picture themselves are 3."""
+    monkeypatch.setattr(stripes, "STRIPE_VALUES", 1 << 18)  # 1 MiB
+    network = of_pixels(tilted, resize="square")
+    images = [picture(750, 1000) for _ in range(4)]
+    labels = predictor.predict_labels(network, images, options=InferenceOptions(batch=4, **view))
+    next(labels)  # compiled
+    tracemalloc.start()
+    assert [label.shape for label in labels] == [(750, 1000)] * 3
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 25 * 2**20, f"{peak / 2**20:.0f} MiB"
+
+
+def test_windows_of_a_large_picture_are_forgotten_from_top_to_bottom(monkeypatch):
+    """The logits are 34 MiB, those of two rows of windows 1.1."""
+    monkeypatch.setattr(stripes, "STRIPE_VALUES", 1 << 18)  # 1 MiB
+    image = picture(1600, 500)
+    options = InferenceOptions(resize="none", window_px=16, batch=128)
+    stripes_of_image = next(predictor.predict_stripes(of_pixels(plain), [image], options=options))
+    first = predictor.label_map(next(stripes_of_image))  # compiled
+    tracemalloc.start()
+    label = np.concatenate([first, *(predictor.label_map(scores) for scores in stripes_of_image)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    expected = np.matmul(image / np.float32(255), MATRIX).argmax(-1)
+    assert (label == expected).mean() > 0.999  # some are nearly equal
+    assert peak < 15 * 2**20, f"{peak / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize(("limit", "value"), [("SEEN_PX", 2 * 32 * 32), ("HELD_PX", 2 * 32 * 32), ("SEEN_PX", 1)])
+def test_a_batch_of_large_pictures_is_split(monkeypatch, limit, value):
+    monkeypatch.setattr(predictor, limit, value)
+    images = [picture(32, 32) for _ in range(5)]
+    options = InferenceOptions(resize="none", batch=16)
+    chunks = [len(chunk) for chunk in predictor.chunks(of_pixels(plain), images, options)]
+    assert chunks == ([1] * 5 if value == 1 else [2, 2, 1])
+    for label, image in zip(predictor.predict_labels(of_pixels(plain), images, options=options), images, strict=True):
+        assert (label == np.asarray(plain(image / np.float32(255))).argmax(-1)).all()
+
+
+def test_programs_are_kept_for_so_many_sizes_and_compute_what_pmap_does(monkeypatch):
+    """The third size makes room; the first is then compiled anew. What is computed stays, bit for bit."""
+    monkeypatch.setattr(parallel, "PROGRAMS", 2)
+    traced = []
+
+    def function(peer, image):
+        traced.append(image.shape[1])  # runs while tracing
+        return tilted(image) * peer["factor"]
+
+    forward = parallel.forgetting(function)
+    plain_pmap = jax.pmap(lambda peer, image: tilted(image) * peer["factor"], axis_name=parallel.AXIS)
+    peer = parallel.replicate({"factor": np.float32([1.5]).reshape(1, 1, 1, 1)})
+    for h in (16, 32, 16, 48, 16):
+        image = RNG.random((jax.local_device_count(), h, 16, 3)).astype(np.float32)
+        sharded = parallel.shard({"image": image})["image"]
+        expected = parallel.gather(plain_pmap(peer, sharded))
+        assert (parallel.gather(forward(peer, sharded)) == expected).all()
+    assert traced == [16, 32, 48, 16]
+
+
+def test_scales_and_windows_have_an_upper_end(network):
+    for view in ({"scales": (1e9,)}, {"window_px": 16 * 1024}):
+        with pytest.raises(InputError, match="expected at most"):
+            network.predict(picture(36, 36), **view)
+    with pytest.raises(InputError, match="expected positive numbers"):
+        network.predict(picture(36, 36), scales=(float("nan"),))
+    with pixel_limit(0.1), pytest.raises(InputError, match=r"scales: 16 makes 576×576 pixels of a picture of 36×36"):
+        network.predict(picture(36, 36), scales=16)
+
+
+def test_the_limit_of_pixels_is_named_and_can_be_raised(tmp_path):
+    Image.fromarray(picture(100, 100)).save(tmp_path / "a.png")
+    before = Image.MAX_IMAGE_PIXELS
+    with pixel_limit(0.009), pytest.raises(InputError, match=r"more than 0.009 million pixels.*--max_megapixels"):
+        predictor.to_pixels(tmp_path / "a.png")
+    with warnings.catch_warnings(action="error"), pixel_limit(0.011):
+        assert predictor.to_pixels(tmp_path / "a.png").shape == (100, 100, 3)
+    assert before == Image.MAX_IMAGE_PIXELS
+    for number in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="expected a positive number"), pixel_limit(number):
+            pass

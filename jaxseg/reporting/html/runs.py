@@ -6,6 +6,7 @@ In: words `[NAME=]RUN`. Out: `Run`s of one class table. Imports no JAX: results 
 import dataclasses
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class Run:
     @property
     def evaluate_command(self) -> str:
         """What scores this run image by image."""
-        return f"python -m jaxseg.evaluate --workdir={self.folder}"
+        return f"python -m jaxseg.evaluate --workdir={shlex.quote(str(self.folder))}"
 
 
 def load_runs(words: Sequence[str]) -> list[Run]:
@@ -108,20 +109,23 @@ def load_run(name: str, folder: Path) -> Run:
 
 
 def newest_scores(folder: Path) -> Path:
-    """The evaluation of the highest step, of several the one written last; where there is none, results.json."""
+    """The evaluation of the highest step, of several the one written last; where there is none, results.json. Scores of
+    another split than val are taken only where there are no others."""
     found = {}
     for path in sorted(folder.glob("evaluation-*.json")):
         if match := re.fullmatch(r"evaluation-(\d+)\D.*", path.name):
             found[path] = (int(match[1]), path.stat().st_mtime)
-    if found:
-        return max(found, key=found.get)
+    newest = sorted(found, key=found.get, reverse=True)
+    of_val = next((path for path in newest if read_json(path).get("split", "val") == "val"), None)
+    if of_val or (newest and not (folder / "results.json").exists()):
+        return of_val or newest[0]
     if not (folder / "results.json").exists():
         inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
         if inside and not (folder / "config.json").exists():
             raise InputError(f"{folder}: no run, but a folder of runs: {', '.join(inside)}. Name those to be shown.")
         raise InputError(
             f"{folder}: holds neither evaluation-STEP.json nor results.json, so there are no scores to show; make them by"
-            f" `python -m jaxseg.evaluate --workdir={folder}`."
+            f" `python -m jaxseg.evaluate --workdir={shlex.quote(str(folder))}`."
         )
     return folder / "results.json"
 

@@ -6,18 +6,22 @@ removed is removed here, and a folder only where its mark tells that jaxseg made
 
 import collections
 import contextlib
+import errno
 import fcntl
 import json
+import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from jaxseg.errors import InputError
 
 MARK = ".made_by_jaxseg"  # in every folder that may be removed or written into again
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems such as Lustre's or NFS
 THREADS = 8  # decoding and resizing release the interpreter lock
 
 
@@ -75,9 +79,22 @@ def remove_own_file(path: Path) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes `content`; raises ValueError for NaN and infinity, which JSON does not have."""
+    """Writes `content`; what is not finite, which JSON does not have, as null."""
     with atomic_write(path) as part:
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def finite(content: Any) -> Any:
+    """`content`, with None for NaN and infinity.
+
+    >>> finite({"mean_iou": float("nan"), "steps": [1, float("inf")]})
+    {'mean_iou': None, 'steps': [1, None]}
+    """
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path) -> dict:
@@ -114,7 +131,7 @@ def read_json_lines(path: Path) -> list[dict]:
 def write_json_lines(path: Path, lines: Iterable[dict]) -> None:
     """An object per line."""
     with atomic_write(path) as part:
-        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        part.write_text("".join(json.dumps(finite(line)) + "\n" for line in lines), encoding="utf-8")
 
 
 def make_parent(output: Path) -> None:
@@ -134,7 +151,8 @@ def file_lock(path: Path, *, if_held: Callable[[], None]) -> Iterator[TextIO]:
       if_held: called where another process holds the lock, to say so, or to raise; then the lock is waited for.
 
     Yields:
-      The open file; a child that inherits it holds the lock, too.
+      The open file; a child that inherits it holds the lock, too. Where the file system has no locks, that is told, and
+      nothing is held.
     """
     # Neither emptied nor followed where it is a link: what it leads to is somebody else's.
     number = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
@@ -144,6 +162,13 @@ def file_lock(path: Path, *, if_held: Callable[[], None]) -> Iterator[TextIO]:
         except BlockingIOError:
             if_held()
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(
+                f"{path}: this file system has no locks ({error.strerror}); going on without. Start no second process there.",
+                file=sys.stderr,
+            )
         yield file
 
 

@@ -37,7 +37,7 @@ from jaxseg.training.logger import Logger
 from jaxseg.training.peers import create_peers, make_losses, without_init
 from jaxseg.training.preemption import PreemptionListener
 from jaxseg.training.state import Peers
-from jaxseg.training.validation import Evaluation, evaluate
+from jaxseg.training.validation import Evaluation, check_valid_pixels, evaluate, size_multiple_px
 from jaxseg.training.workdir import (
     check_config_matches_primary,
     lock_workdir,
@@ -98,6 +98,8 @@ def train(
       What results.json holds.
     """
     console = PlainConsole(quiet=not is_primary_host())
+    raise_on_all_hosts(lambda: check_valid_pixels(prepared))
+    pipeline.check_fits(prepared, config, multiple_px=size_multiple_px(config), processes=jax.process_count())
     run_on_primary(lambda: write_or_check_config(workdir, config, prepared))
     raise_on_all_hosts(lambda: check_config_matches_primary(workdir, config, prepared))
     schedule_steps = steps_of_epochs(config, prepared, config.train.epochs)

@@ -14,6 +14,7 @@ from jaxseg.config import peer_sections
 from jaxseg.data import pipeline
 from jaxseg.data.records import Prepared
 from jaxseg.data.transforms import to_bytes
+from jaxseg.errors import InputError
 from jaxseg.models.factory import SIZE_MULTIPLE_PX
 from jaxseg.training import parallel
 from jaxseg.training.state import Peers
@@ -70,6 +71,16 @@ def evaluate(eval_step: Callable, peers: Peers, prepared: Prepared, config: Conf
 def size_multiple_px(config: ConfigDict) -> int:
     """Heights and widths that all peers take."""
     return max(SIZE_MULTIPLE_PX[section.model.name] for section in peer_sections(config).values())
+
+
+def check_valid_pixels(prepared: Prepared) -> None:
+    """Refuses splits without a pixel that is not void: nothing to learn from, or no score. Raises InputError."""
+    for split, lacks in (("train", "there is nothing to learn from"), ("val", "no score of it is defined")):
+        if not prepared.valid_pixels(split):
+            raise InputError(
+                f"{prepared.folder}: every pixel of the {split} split of {prepared.name} ({prepared.images(split):,} images) is"
+                f" void, so {lacks}; look at its masks: python -m jaxseg.data.check."
+            )
 
 
 def check_pixel_count(name: str, confusion: np.ndarray, expected: int | None) -> None:

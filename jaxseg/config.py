@@ -7,15 +7,18 @@ tables of `configs/README.md`, which `python -m jaxseg.config` prints, are made 
 
 import dataclasses
 import difflib
-import json
+import os
 import re
 import runpy
+from math import isfinite
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from jaxseg.errors import InputError, did_you_mean
+from jaxseg.files import read_json
 from jaxseg.labels import LABELS
+from jaxseg.schemas import CONFIG_FILE, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,26 +320,33 @@ def check_variant(variant: str, known: tuple[str, ...]) -> None:
 
 
 def load_config(workdir: Path) -> ConfigDict:
-    """The config that a run was started with. Raises InputError."""
-    try:
-        stored = json.loads((workdir / "config.json").read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{workdir}: no run there (config.json is missing).") from error
-    except NotADirectoryError as error:
+    """The config that a run was started with, every value of its field's type. Raises InputError."""
+    path = workdir / "config.json"
+    if os.path.isfile(workdir):
         raise InputError(
             f"{workdir}: a file, not a run's folder. Weights of another program are given with the config of their network:"
             " --config=configs/unet_voc.py --config.model.init_from=FILE, or in Python load(FILE, config=…)."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{workdir / 'config.json'}: cannot be read as JSON ({error}).") from error
+        )
+    if not os.path.lexists(path):
+        raise InputError(f"{workdir}: no run there (config.json is missing).")
+    stored = read_json(path, CONFIG_FILE)["config"]
     config = default()
     try:
-        for name in stored["config"].get("peers", {}):
+        for name in stored.get("peers", {}):
             add_peer(config, name)
-        config.update(stored["config"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{workdir / 'config.json'}: does not fit this version of jaxseg ({error}).") from error
+        config.update(stored)
+        wrong = [path for path in all_fields(config) if not _is_of_its_type(path, get_field(config, path))]
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: does not fit this version of jaxseg ({str(error)[:300]}).") from error
+    if wrong:
+        value = shown(get_field(config, wrong[0]))
+        raise InputError(f"{path}: does not fit this version of jaxseg (config.{wrong[0]} is {value}).")
     return config
+
+
+def _is_of_its_type(path: str, value: object) -> bool:
+    field = find_field(path)
+    return field is not None and type(value) is type(field.default) and (type(value) is not float or isfinite(value))
 
 
 def all_fields(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jaxseg.errors import InputError
+from jaxseg.schemas import LOG_LINE, Schema
 
 MARK = ".made_by_jaxseg"  # in every folder that may be removed or written into again
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems such as Lustre's or NFS
@@ -29,8 +31,11 @@ THREADS = 8  # decoding and resizing release the interpreter lock
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields the path to write to, beside `path`, which gets its name when the block ends.
 
-    Where the block raises, the part is removed, and a file that had the name before stays.
+    Where the block raises, the part is removed, and a file that had the name before stays. Raises IsADirectoryError
+    where a folder has the name.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder is where this file is to be written; move it away", str(path))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # a name that nobody else has
     try:
         yield part
@@ -97,32 +102,57 @@ def finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def read_json(path: Path) -> dict:
-    """The object in `path`; {} where it holds something else. Raises InputError where it is no JSON."""
+def read_bytes(path: Path) -> bytes:
+    """What a file holds. Raises InputError where it cannot be read, or is none: a pipe would be waited for."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "no regular file")
+            return file.read()
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+
+
+def read_json(path: Path, schema: Schema | None = None) -> dict:
+    """The object in a JSON file.
+
+    Args:
+      path: of the file.
+      schema: what it must hold; None: anything, and {} for what is no object.
+
+    Returns:
+      The object, with what the schema does not name.
+
+    Raises:
+      InputError: where it cannot be read, or does not fit.
+    """
+    content = read_bytes(path)
+    try:
+        content = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); make it again, or move it away.") from error
+    if schema is not None:
+        schema.check(content, path)
     return content if isinstance(content, dict) else {}
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    """The lines of a run's log, each an object with an integer "step"; [] where there is no file.
+    """The lines of a run's log, as `schemas.LOG_LINE` has them; [] where there is no file.
 
     An end without a newline, which a kill cut short, is left out. Raises InputError naming the line that no run wrote.
     """
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    text = read_bytes(path).decode("utf-8", "replace") if os.path.lexists(path) else ""
     lines = []
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
             content = json.loads(line)
-            fits = isinstance(content, dict) and isinstance(content.get("step"), int)
-        except ValueError:
-            fits = False
-        if not fits:
+            problem = LOG_LINE.problem(content)
+        except (ValueError, RecursionError) as error:
+            problem = str(error)
+        if problem is not None:
             raise InputError(
-                f"{path}, line {number}: not a line of a run's log ({line[:60]!r}). Put the file back as it was, or move it"
-                " away: a run that goes on begins its log anew."
+                f"{path}, line {number}: not a line of a run's log ({line[:60]!r}: {problem}). Put the file back as it was, or"
+                " move it away: a run that goes on begins its log anew."
             )
         lines.append(content)
     return lines
@@ -132,6 +162,18 @@ def write_json_lines(path: Path, lines: Iterable[dict]) -> None:
     """An object per line."""
     with atomic_write(path) as part:
         part.write_text("".join(json.dumps(finite(line)) + "\n" for line in lines), encoding="utf-8")
+
+
+def user_path(path: str | Path, *, field: str) -> Path:
+    """`path` with the home folder in place of ~. Raises InputError for ~NAME of a user that is not there.
+
+    >>> user_path("data", field="--output")
+    PosixPath('data')
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{field}={path}: {error} Write the folder in full.") from error
 
 
 def make_parent(output: Path) -> None:
@@ -199,8 +241,8 @@ def visible_files(folder: Path) -> Iterator[Path]:
     """
     for name, subfolders, names in os.walk(folder, followlinks=True):
         here = Path(name)
-        above = {folder.resolve(), *(parent.resolve() for parent in here.parents)}
+        above = {os.path.realpath(folder) for folder in (folder, here, *here.parents)}  # never fails, unlike `resolve`
         subfolders[:] = sorted(
-            sub for sub in subfolders if not sub.startswith(".") and (here / sub).resolve() not in above
+            sub for sub in subfolders if not sub.startswith(".") and os.path.realpath(here / sub) not in above
         )
         yield from (here / name for name in sorted(names) if not name.startswith(".") and (here / name).is_file())

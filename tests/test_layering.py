@@ -15,6 +15,7 @@ VOCABULARY = [
     "floor",
     "labels",
     "room",
+    "schemas",
     "files",
     "config",
     "config_checks",

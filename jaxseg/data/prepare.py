@@ -8,7 +8,6 @@ set, size and a fingerprint of the raw files' names, sizes and times, so changed
 import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ from jaxseg.data.download import VOC2012_TAR, download
 from jaxseg.data.records import VERSION, Prepared, Segmentation
 from jaxseg.data.sources import SPLITS, WANTED, Source, find_source
 from jaxseg.errors import InputError
-from jaxseg.files import file_lock, remove_own_folder, write_json
+from jaxseg.files import file_lock, read_json, remove_own_folder, write_json
+from jaxseg.schemas import PREPARED_FILE
 
 MANIFEST = "prepared.json"
 
@@ -101,11 +101,12 @@ def prepared_before(data: ConfigDict, data_dir: Path) -> Prepared:
 def load(folder: Path) -> Prepared | None:
     """The prepared records in `folder`; None where there are none, or not whole."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST, PREPARED_FILE)
         whole = all((folder / name).stat().st_size == size for name, size in manifest["bytes"].items())
+        whole &= all(any(f"-{split}.array_record" in name for name in manifest["bytes"]) for split in SPLITS)
         prepared = Prepared(manifest["name"], folder, manifest["splits"])
-        whole &= all(prepared.images(split) and prepared.valid_pixels(split) >= 0 for split in SPLITS)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole &= len(prepared.labels.names) > 0  # classes that this version knows
+    except (OSError, KeyError, InputError):
         return None
     return prepared if whole else None
 

@@ -22,8 +22,9 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from jaxseg.errors import InputError
-from jaxseg.files import remove_own_folder
+from jaxseg.files import read_json, remove_own_folder
 from jaxseg.models.torch_weights import LoadReport
+from jaxseg.schemas import CHECKSUMS
 from jaxseg.training import distributed
 from jaxseg.training.state import Peers, TrainState
 
@@ -97,10 +98,8 @@ def _check_sums(manager: ocp.CheckpointManager, step: int, what: str) -> None:
     """Raises InputError naming the files that are not as they were written."""
     with _named_errors(manager, step, what):
         folder = Path(manager.directory) / str(step)
-        written = json.loads((folder / SUMS).read_text())
+        written = read_json(folder / SUMS, CHECKSUMS)
         found = _sums(folder)
-        if not isinstance(written, dict):
-            raise ValueError(f"{SUMS} is a {type(written).__name__}")
         wrong = [
             f"{name} is {'not what was written' if name in found else 'missing'}"
             for name, digest in written.items()

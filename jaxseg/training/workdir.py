@@ -5,7 +5,6 @@ there.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from ml_collections import ConfigDict
 from jaxseg.config import all_fields, get_field, load_config, peer_sections
 from jaxseg.data.records import Prepared
 from jaxseg.errors import InputError
-from jaxseg.files import file_lock, write_json
+from jaxseg.files import file_lock, read_json, write_json
 from jaxseg.models.torch_weights import LoadReport
+from jaxseg.schemas import CONFIG_FILE
 from jaxseg.training.distributed import run_on_primary
 
 # Fields that may differ when a run is gone on with: none of them changes what has been computed so far.
@@ -67,7 +67,7 @@ def write_or_check_config(workdir: Path, config: ConfigDict, prepared: Prepared)
             started_from = ("model.init_from", "model.init_parts")
             changed = {field: line for field, line in changed.items() if not field.endswith(started_from)}
         lines = list(changed.values())
-        fingerprint = json.loads(path.read_text(encoding="utf-8")).get("data")
+        fingerprint = read_json(path, CONFIG_FILE).get("data")
         if fingerprint != prepared.fingerprint:
             lines.append(f"the prepared data: fingerprint {fingerprint} there, {prepared.fingerprint} now")
         if lines:
@@ -87,7 +87,7 @@ def check_config_matches_primary(workdir: Path, config: ConfigDict, prepared: Pr
         )
     if lines := list(config_differences(load_config(workdir), config).values()):
         raise InputError("another config than on the first host:\n  " + "\n  ".join(lines))
-    fingerprint = json.loads(path.read_text(encoding="utf-8"))["data"]
+    fingerprint = read_json(path, CONFIG_FILE).get("data")
     if fingerprint != prepared.fingerprint:
         raise InputError(f"other data: fingerprint {fingerprint} on the first host, {prepared.fingerprint} here.")
 

@@ -364,7 +364,7 @@ def unknown_field(path: str, config: ConfigDict) -> InputError:
         known = ", ".join(config.peers) or "none"
         return InputError(f"config.{path}: the experiment file has no such peer; config.peers holds {known}.")
     leaf = path.rsplit(".", 1)[-1]
-    near = [f for f in fields if f.rsplit(".", 1)[-1] == leaf] or difflib.get_close_matches(path, fields, 3, 0.5)
+    near = [f for f in fields if f.rsplit(".", 1)[-1] == leaf] or difflib.get_close_matches(path, fields, 3, 0.75)
     near = near or [f for f in fields if difflib.SequenceMatcher(None, leaf, f.rsplit(".", 1)[-1]).ratio() > 0.7]
     hint = f" Did you mean {' or '.join(f'config.{f}' for f in near)}?" if near else ""
     return InputError(f"config.{path}: there is no such field.{hint} All fields: python -m jaxseg.main --help=config.")

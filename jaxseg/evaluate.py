@@ -30,6 +30,7 @@ from jaxseg.files import (
     read_json,
     remove_own_file,
     remove_own_folder,
+    user_path,
     write_json,
 )
 from jaxseg.inference.evaluation import score_checkpoint
@@ -51,10 +52,10 @@ def define_flags() -> None:
 def execute() -> None:
     values = flags.FLAGS
     config = values.config
-    workdir = Path(values.workdir).expanduser() if values.workdir else None
+    workdir = user_path(values.workdir, field="--workdir") if values.workdir else None
     if workdir is None and not values.output:
         raise InputError("--output=FILE.json is needed where there is no --workdir.")
-    beside = Path(values.output or workdir / "evaluation.json").expanduser()
+    beside = user_path(values.output or workdir / "evaluation.json", field="--output")
     if beside.suffix != ".json":
         raise InputError(
             f"--output={beside}: expected a file ending in .json; a folder of the same name goes beside it."

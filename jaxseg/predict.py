@@ -22,6 +22,7 @@ from absl import flags
 
 from jaxseg import cli
 from jaxseg.errors import InputError
+from jaxseg.files import user_path
 from jaxseg.inference.folder import find_images, predict_images
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.predictor import check_window, load_predictors
@@ -42,11 +43,11 @@ def execute(arguments: list[str]) -> int:
     config = values.config
     if values.output is None:
         raise InputError("--output=DIR is needed: the folder for the results.")
-    output = Path(values.output).expanduser()
+    output = user_path(values.output, field="--output")
     options = InferenceOptions(**cli.inference_flags(resize="run"), batch=config.eval.batch_size)
     paths = find_images(arguments, output=output)
     make_folder(output)
-    workdir = Path(values.workdir).expanduser() if values.workdir else None
+    workdir = user_path(values.workdir, field="--workdir") if values.workdir else None
     with failures_as_errors(config, output, predicting=True):
         (predictor,) = load_predictors(config, workdir, values.checkpoint, names=[values.peer or config.peer])
         check_window(predictor, options)

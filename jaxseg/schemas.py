@@ -42,10 +42,25 @@ Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class PeerConfig(TypedDict, total=False):
+    model: dict[str, Any]
+    loss: dict[str, Any]
+    optim: dict[str, Any]
+
+
+class Config(PeerConfig, total=False):
+    data: dict[str, Any]
+    peers: dict[str, PeerConfig]
+    mutual: dict[str, Any]
+    train: dict[str, Any]
+    eval: dict[str, Any]
+    checkpoint: dict[str, Any]
+
+
 class ConfigFile(TypedDict):
     """config.json of a run; `jaxseg.config.load_config` checks the values by its table."""
 
-    config: dict[str, Any]
+    config: Config
     data: NotRequired[str]
 
 

@@ -7,6 +7,7 @@ set, size and a fingerprint of the raw files' names, sizes and times, so changed
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import logging
 import os
@@ -22,7 +23,7 @@ from jaxseg.data.download import VOC2012_TAR, download
 from jaxseg.data.records import VERSION, Prepared, Segmentation
 from jaxseg.data.sources import SPLITS, WANTED, Source, find_source
 from jaxseg.errors import InputError
-from jaxseg.files import file_lock, read_json, remove_own_folder, write_json
+from jaxseg.files import file_lock, read_json, remove_own_folder, user_path, write_json
 from jaxseg.schemas import PREPARED_FILE
 
 MANIFEST = "prepared.json"
@@ -40,10 +41,12 @@ def prepare(data: ConfigDict) -> Prepared:
     Raises:
       InputError: where raw files are missing or wrong, naming the file.
     """
-    data_dir = writable_dir(data.dir)
+    data_dir = existing_dir(data.dir)
     if (source := raw_source(data)) is None:
         return prepared_before(data, data_dir)
     folder = data_dir / "prepared" / "segmentation" / variant_name(data, stamp_of(source)) / VERSION
+    if prepared := load(folder):  # also from a folder that nobody may write in
+        return prepared
     with one_at_a_time(data_dir):
         if (prepared := load(folder)) is None:
             build(source, folder, data_dir=data_dir / "prepared", resize=data.resize, size_px=data.size_px)
@@ -54,13 +57,11 @@ def prepare(data: ConfigDict) -> Prepared:
 def raw_source(data: ConfigDict) -> Source | None:
     """The raw files that `config.data` names, rendered or downloaded first where it says so; None where it names none.
     Raises InputError."""
-    data_dir = writable_dir(data.dir)
+    data_dir = existing_dir(data.dir)
     if data.name == "synthetic":
         source_dir = synthetic.scenes_dir(data_dir, data.scenes)
-        with one_at_a_time(data_dir):
-            if not source_dir.is_dir():
-                with progress_bar(f"rendering {data.scenes} scenes", data.scenes) as advance:
-                    synthetic.write_scenes(source_dir, data.scenes, progress=advance)
+        if not source_dir.is_dir():
+            render(source_dir, data.scenes, data_dir=data_dir)
         return dataclasses.replace(find_source("cityscapes", source_dir), name="synthetic")
     if data.download:
         return find_source("voc2012", download_voc2012(data_dir))
@@ -143,9 +144,19 @@ def holds_records_only(folder: Path) -> bool:
     return all(name in known or ".array_record" in name or name.startswith(f".{MANIFEST}") for name in names)
 
 
+def render(source_dir: Path, scenes: int, *, data_dir: Path) -> None:
+    """Renders them, unless another process has done it by now."""
+    with one_at_a_time(data_dir):
+        if not source_dir.is_dir():
+            with progress_bar(f"rendering {scenes} scenes", scenes) as advance:
+                synthetic.write_scenes(source_dir, scenes, progress=advance)
+
+
 def download_voc2012(data_dir: Path) -> Path:
     """The official VOC 2012 archive, fetched into `data_dir` unless it is there; its path."""
     target = data_dir / "downloads" / VOC2012_TAR.name
+    if target.is_file():
+        return target
     with one_at_a_time(data_dir):
         if not target.is_file():
             with progress_bar(f"downloading {VOC2012_TAR.name}", VOC2012_TAR.size, unit_bytes=True) as advance:
@@ -163,22 +174,21 @@ def one_at_a_time(data_dir: Path) -> Iterator[None]:
     path = data_dir / "prepare.lock"
     with contextlib.ExitStack() as held:
         try:
+            if not os.access(data_dir, os.W_OK):
+                raise PermissionError(errno.EACCES, "the folder is not writable")
             held.enter_context(file_lock(path, if_held=say))
         except OSError as error:
-            raise InputError(
-                f"{path}: cannot be locked ({error.strerror}); move it away, or set config.data.dir."
-            ) from error
+            reason = error.strerror or error
+            raise InputError(f"{path}: cannot be locked ({reason}); move it away, or set config.data.dir.") from error
         yield
 
 
-def writable_dir(path: str) -> Path:
-    """`path` as an existing folder that can be written. Raises InputError."""
-    folder = Path(path).expanduser().absolute()
+def existing_dir(path: str) -> Path:
+    """`path` as a folder that is there, made where it is not. Raises InputError."""
+    folder = user_path(path, field="config.data.dir").absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError("not writable")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"config.data.dir={path}: cannot keep prepared data there ({error}); choose another folder."
         ) from error

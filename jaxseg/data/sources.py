@@ -7,6 +7,7 @@ the file.
 
 import dataclasses
 import io
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxseg.data.archives import FileTree, folder_tree, tar_tree, zip_tree
 from jaxseg.errors import InputError
+from jaxseg.files import user_path
 from jaxseg.labels import LABELS, Labels
 
 SPLITS = ("train", "val")
@@ -69,8 +71,8 @@ def find_source(name: str, source_dir: str | Path, *, trainaug: bool = False) ->
 
     Raises InputError where the layout is not there, an image has no mask, or a mask no image.
     """
-    root = Path(source_dir).expanduser()
-    if not root.exists():
+    root = user_path(source_dir, field="config.data.source_dir")
+    if not os.path.exists(root):
         raise InputError(f"config.data.source_dir={source_dir}: there is no such folder.\n{_wanted(name)}")
     tree = {"cityscapes": _cityscapes_tree, "voc2012": _voc_tree, "camvid": _camvid_tree}[name](root)
     if tree is None:

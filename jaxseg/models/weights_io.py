@@ -3,6 +3,7 @@
 In: a path. Out: `{name: array}`, or an `InputError` that names the file.
 """
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from jaxseg.errors import InputError
+from jaxseg.files import user_path
 
 StateDict = Mapping[str, np.ndarray]
 
@@ -21,8 +23,8 @@ def read_state_dict(path: str | Path, *, suffix: str = "") -> dict[str, np.ndarr
     suffix: which of them it is, where the file's name does not say. Raises InputError where the file is missing, damaged
     or holds anything but tensors by name.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
+    path = user_path(path, field="weights")
+    if not os.path.isfile(path):
         raise InputError(f"{path}: there is no such file.")
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
     suffix = suffix or path.suffix

@@ -114,7 +114,7 @@ def train(
     eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
     evaluation = None
 
-    with checkpoint.open_manager(workdir, config.checkpoint) as manager:
+    with checkpoint.open_manager(workdir, config.checkpoint, say=console.say) as manager:
         start, peers = begin(config, workdir, prepared, manager, console, steps=(schedule_steps, last_step))
         peers = parallel.replicate(peers)
         batches = pipeline.train_batches(

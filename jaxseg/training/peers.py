@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 
 from jaxseg.config import all_fields, get_field, is_frozen, load_config, peer_path, peer_sections
 from jaxseg.errors import InputError
+from jaxseg.files import user_path
 from jaxseg.floor import check_jaxlib
 from jaxseg.labels import LABELS
 from jaxseg.losses.objective import LossFn, make_loss
 from jaxseg.models.factory import fresh_variables, load_variables, make_model
-from jaxseg.models.torch_weights import LoadReport
+from jaxseg.models.torch_weights import LoadReport, load_own_names
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
 from jaxseg.training.parallel import AXIS
@@ -66,19 +67,29 @@ def make_losses(config: ConfigDict) -> dict[str, LossFn]:
 
 
 def pretrained_variables(model: ConfigDict, *, target: dict) -> tuple[dict, LoadReport]:
-    """Those of the file `config.model.init_from`, or of the best checkpoint of the run there. Raises InputError."""
-    folder = Path(model.init_from).expanduser()
+    """Those of the file `config.model.init_from`, or of the best checkpoint of the run there; of both the parts that
+    `config.model.init_parts` names. Raises InputError."""
+    folder = user_path(model.init_from, field="config.model.init_from")
     if not folder.is_dir():
         return load_variables(model, target=target)
-    if model.init_parts != "all":
-        raise InputError(f"init_parts={model.init_parts!r} is for files of weights; a run's folder is taken whole.")
     run = load_config(folder)
     theirs = run.model.to_dict() | {"init_from": "", "dtype": model.dtype, "remat": model.remat}
+    theirs |= {"init_parts": model.init_parts}  # how that run began
     ours = model.to_dict() | {"init_from": ""}
     lines = [f"{key}: {theirs[key]!r} there, {ours[key]!r} here" for key in ours if theirs[key] != ours[key]]
     if lines:
         raise InputError("that run trained another network: " + "; ".join(lines) + ".")
-    return checkpoint.restore_variables(folder, run, target)
+    if model.init_parts == "all":
+        try:
+            return checkpoint.restore_variables(folder, run, target)
+        except InputError as error:
+            hint = (
+                " For other classes: init_parts=all_but_head takes all but the last layer."
+                if "/head" in str(error)
+                else ""
+            )
+            raise InputError(f"{error}{hint}") from error
+    return load_own_names(checkpoint.restore_arrays(folder, run), target=target, parts=model.init_parts)
 
 
 def restore_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple[int | None, Peers]:

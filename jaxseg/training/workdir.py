@@ -5,6 +5,7 @@ there.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -31,6 +32,8 @@ MAY_CHANGE = (
     "eval.",
     "checkpoint.",
 )
+FILES = ("config.json", "train.jsonl", "eval.jsonl", "results.json", "predictions.png")
+FOLDERS = ("checkpoints", "tensorboard", "damaged")
 
 
 @contextlib.contextmanager
@@ -46,15 +49,25 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     def lock() -> None:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
+            check_places(workdir)
             held.enter_context(file_lock(workdir / "lock", if_held=refuse))
         except OSError as error:
             raise InputError(
-                f"--workdir={workdir}: no folder that can be written ({error.strerror}); use another."
+                f"--workdir={workdir}: no folder that can be written ({error.strerror or error}); use another."
             ) from error
 
     with contextlib.ExitStack() as held:
         run_on_primary(lock)
         yield
+
+
+def check_places(workdir: Path) -> None:
+    """Refuses a folder where a file of the run goes, a file where a folder goes, and what is neither. Raises InputError."""
+    for name in (*FILES, *FOLDERS):
+        path = workdir / name
+        if os.path.lexists(path) and not (path.is_dir() if name in FOLDERS else path.is_file()):
+            kind = "folder" if name in FOLDERS else "file"
+            raise InputError(f"{path}: something else than the {kind} that a run writes is there; move it away.")
 
 
 def write_or_check_config(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:

@@ -55,7 +55,7 @@ def write_page(text: str, output: Path) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(output) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise InputError(f"--output={output}: cannot be written ({error.strerror}); name another file.") from error
 

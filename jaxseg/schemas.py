@@ -106,6 +106,10 @@ class ImageScores(TypedDict):
 
 class PeerScores(ImageScores):
     pixel_accuracy: Score
+    mean_accuracy: NotRequired[Score]
+    frequency_weighted_iou: NotRequired[Score]
+    boundary_iou: NotRequired[Score]
+    classes_present: NotRequired[Count]
     confusion: list[list[Count]]
     images: NotRequired[list[ImageScores]]
 
@@ -149,6 +153,12 @@ class FailedRun(TypedDict):
     failed: str
 
 
+class Versions(TypedDict):
+    python: str
+    jax: str
+    flax: str
+
+
 class Device(TypedDict):
     count: Count
     kind: str
@@ -179,7 +189,7 @@ class FinishedRun(TypedDict):
     peers: dict[str, PeerScores]
     command: str
     commit: str | None
-    versions: dict[str, str]
+    versions: Versions
     device: Device
     data: Data
     wall_time_s: FiniteFloat

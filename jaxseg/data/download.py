@@ -7,6 +7,7 @@ In: a `RemoteFile` (address, size, checksum). Out: the file, or an `InputError`;
 import dataclasses
 import hashlib
 import http.client
+import os
 import shutil
 import urllib.error
 import urllib.request
@@ -43,6 +44,9 @@ def download(remote: RemoteFile, target: Path, *, progress=lambda n: None) -> No
     """Fetches `remote` to `target`, going on from `target.part` if there is one. Raises InputError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
+    for path in (target, part):
+        if os.path.lexists(path) and not path.is_file():
+            raise InputError(f"{path}: something else than the file that is fetched is there; move it away.")
     have = part.stat().st_size if part.exists() else 0
     if have > remote.size:
         raise InputError(

@@ -150,8 +150,14 @@ def load_study_run(path: Path) -> dict:
     """A run of a study, which may have failed. Raises InputError."""
     run = read_json(path)
     (FAILED_RUN if "failed" in run else FINISHED_RUN).check(run, path)
-    if "failed" not in run:
-        check_run(run, path)
+    if "failed" in run:
+        return run
+    check_run(run, path)
+    for part, name in (("train", "pixel"), ("val", "mean_iou")):
+        curve = run["curves"][part]
+        steps, values = len(curve["step"]), len(curve[name])
+        if steps != values:
+            raise InputError(f"{path}: curves.{part}: {steps} steps, but {values} values of {name}; {AGAIN}")
     return run
 
 
@@ -166,12 +172,6 @@ def check_run(run: dict, path: Path) -> None:
     classes = len(scores["iou"])
     if [len(row) for row in scores["confusion"]] != [classes] * classes:
         raise InputError(f"{path}: its confusion matrix is not {classes} × {classes}; {AGAIN}")
-    for part, (x, y) in {"train": ("step", "pixel"), "val": ("step", "mean_iou")}.items():
-        curve = run.get("curves", {}).get(part, {x: [], y: []})
-        if len(curve[x]) != len(curve[y]):
-            raise InputError(
-                f"{path}: curves.{part}: {len(curve[x])} steps, but {len(curve[y])} values of {y}; {AGAIN}"
-            )
 
 
 def load_single_runs(results: Path) -> dict[str, dict]:

@@ -69,12 +69,12 @@ class Logger:
         self.flushed_at = self.said_at = time.monotonic()
         earlier = drop_later_lines(workdir / "train.jsonl", start)
         evaluated = drop_later_lines(workdir / "eval.jsonl", start)
-        self.train_file = open_log(workdir / "train.jsonl")
-        self.eval_file = open_log(workdir / "eval.jsonl")
         since = evaluated[-1]["step"] if evaluated else 0
         self.skipped = sum(int(line.get("skipped", 0)) for line in earlier)
         done = [line for line in earlier if not line.get("skipped") and line["step"] > since]
         self.losses = [logged_loss(line, f"{config.peer}/loss", workdir / "train.jsonl") for line in done]
+        self.train_file = open_log(workdir / "train.jsonl")
+        self.eval_file = open_log(workdir / "eval.jsonl")
         folder = str(workdir / "tensorboard")
         self.board = SummaryWriter(folder, purge_step=start + 1, write_to_disk=is_primary_host())
         columns = (

@@ -123,6 +123,10 @@ def check_result(result: dict, file: Path) -> None:
         raise InputError(f"{file}: data set {name!r} is not known here; known are {', '.join(LABELS)}.")
     if peer not in result["peers"]:
         raise InputError(f"{file}: {RESULT.fault} (peers.{peer} is missing; expected an object); {AGAIN}")
+    try:
+        ConfigDict(result["config"])
+    except ValueError as error:  # a name with a dot
+        raise InputError(f"{file}: {RESULT.fault} (config: {error}); {AGAIN}") from error
     scores = {"images": []} | result["peers"][peer]
     classes = list(scores["iou"])
     if classes != list(LABELS[name].names):

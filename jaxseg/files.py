@@ -238,8 +238,15 @@ def visible_files(folder: Path) -> Iterator[Path]:
     """The files in `folder` and all below it, links to files and folders followed, in order of their paths.
 
     What begins with a dot (.ipynb_checkpoints/, ._x.png) is left out, and so is a folder that leads back to one above.
+    Raises InputError naming a folder that cannot be read.
     """
-    for name, subfolders, names in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}).") from error
+
+    for name, subfolders, names in os.walk(folder, followlinks=True, onerror=refuse):
         here = Path(name)
         above = {os.path.realpath(folder) for folder in (folder, here, *here.parents)}  # never fails, unlike `resolve`
         subfolders[:] = sorted(

@@ -59,6 +59,8 @@ def zip_tree(archives: list[Path]) -> FileTree:
             with zipfile.ZipFile(path) as archive:
                 members = [info for info in archive.infolist() if not info.is_dir()]
                 time = path.stat().st_mtime
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
         except Exception as error:  # BadZipFile, UnicodeDecodeError for a name, NotImplementedError for a version …
             raise InputError(f"{path}: not a complete zip archive ({error}); download it again.") from error
         for info in members:
@@ -86,9 +88,9 @@ def tar_tree(archive: Path) -> FileTree:
                     spans[member.name] = (member.offset_data, member.size)
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # besides TarError, what Python raises for garbage in a header: ValueError, OverflowError …
+    except OSError as error:
+        raise InputError(f"{archive}: cannot be read ({error.strerror or error}).") from error
+    except Exception as error:  # besides TarError, what garbage in a header leads to: ValueError, OverflowError …
         raise InputError(f"{archive}: not a complete tar archive ({error}); download it again.") from error
 
     def read(name: str) -> bytes:

@@ -74,7 +74,10 @@ def find_source(name: str, source_dir: str | Path, *, trainaug: bool = False) ->
     root = user_path(source_dir, field="config.data.source_dir")
     if not os.path.exists(root):
         raise InputError(f"config.data.source_dir={source_dir}: there is no such folder.\n{_wanted(name)}")
-    tree = {"cityscapes": _cityscapes_tree, "voc2012": _voc_tree, "camvid": _camvid_tree}[name](root)
+    try:
+        tree = {"cityscapes": _cityscapes_tree, "voc2012": _voc_tree, "camvid": _camvid_tree}[name](root)
+    except OSError as error:
+        raise InputError(f"config.data.source_dir={source_dir}: cannot be read ({error}).") from error
     if tree is None:
         found = ", ".join(sorted(p.name for p in root.iterdir())[:8]) if root.is_dir() else "a file"
         raise InputError(

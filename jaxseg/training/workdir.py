@@ -66,8 +66,8 @@ def check_places(workdir: Path) -> None:
     for name in (*FILES, *FOLDERS):
         path = workdir / name
         if os.path.lexists(path) and not (path.is_dir() if name in FOLDERS else path.is_file()):
-            kind = "folder" if name in FOLDERS else "file"
-            raise InputError(f"{path}: something else than the {kind} that a run writes is there; move it away.")
+            kind = "not a folder" if name in FOLDERS else "something else than the file that a run writes is there"
+            raise InputError(f"{path}: {kind}; move it away.")
 
 
 def write_or_check_config(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:

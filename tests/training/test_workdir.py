@@ -73,7 +73,7 @@ def test_what_is_no_file_where_one_goes_is_told_before_training(tiny, tmp_path, 
 def test_what_is_no_folder_where_one_goes_is_told_before_training(tiny, tmp_path, name):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("x")
-    with pytest.raises(InputError, match=f"{name}: something else than the folder that a run writes is there"):
+    with pytest.raises(InputError, match=f"{name}: not a folder; move it away"):
         train_and_evaluate(tiny, tmp_path / "run")
 
 

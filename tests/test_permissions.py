@@ -114,3 +114,15 @@ def test_the_folder_of_a_run(config, here, mode):
     (here / "run").mkdir()
     with forbidden(here / "run", mode):
         refused(lambda: train_and_evaluate(config, here / "run"), f"--workdir={here / 'run'}", "ermission denied")
+
+
+def test_records_where_none_can_be_written(config, here):
+    prepare(config.data)
+    config.data.size_px = 40
+    (here / "data").chmod(0o777)
+    (here / "data/prepare.lock").chmod(0o666)
+    with forbidden(here / "data/prepared/segmentation", 0o555):
+        refused(lambda: prepare(config.data), str(here / "data/prepared/segmentation"), "ermission denied")
+    shutil.rmtree(here / "data/prepared")
+    (here / "data/prepared").write_text("x")
+    refused(lambda: prepare(config.data), str(here / "data/prepared"), "cannot be written")

@@ -54,7 +54,12 @@ def prepare(data: ConfigDict) -> Prepared:
         return prepared
     with one_at_a_time(data_dir):
         if (prepared := load(folder)) is None:
-            build(source, folder, data_dir=data_dir / "prepared", resize=data.resize, size_px=data.size_px)
+            try:
+                build(source, folder, data_dir=data_dir / "prepared", resize=data.resize, size_px=data.size_px)
+            except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+                raise InputError(
+                    f"{folder}: records cannot be written there ({error}); set config.data.dir."
+                ) from error
             prepared = load(folder)
     return prepared
 

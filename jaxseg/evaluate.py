@@ -52,10 +52,10 @@ def define_flags() -> None:
 def execute() -> None:
     values = flags.FLAGS
     config = values.config
-    workdir = user_path(values.workdir, field="--workdir") if values.workdir else None
+    workdir = user_path(values.workdir, what="--workdir=") if values.workdir else None
     if workdir is None and not values.output:
         raise InputError("--output=FILE.json is needed where there is no --workdir.")
-    beside = user_path(values.output or workdir / "evaluation.json", field="--output")
+    beside = user_path(values.output, what="--output=") if values.output else workdir / "evaluation.json"
     if beside.suffix != ".json":
         raise InputError(
             f"--output={beside}: expected a file ending in .json; a folder of the same name goes beside it."

@@ -27,6 +27,25 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of f
 THREADS = 8  # decoding and resizing release the interpreter lock
 
 
+def user_path(text: str | Path, *, what: str = "") -> Path:
+    """A path as a user writes it, with ~ and ~NAME for home folders.
+
+    Args:
+      text: as given.
+      what: which flag or field gave it, such as "--output=".
+
+    Raises:
+      InputError: where nobody of that name has a home, or this user has none.
+
+    >>> user_path("runs/demo")
+    PosixPath('runs/demo')
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # pathlib's, also for a user id without an entry in passwd and without HOME
+        raise InputError(f"{what}{text}: no such home folder is known ({error}); write the path in full.") from error
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields the path to write to, beside `path`, which gets its name when the block ends.
@@ -162,18 +181,6 @@ def write_json_lines(path: Path, lines: Iterable[dict]) -> None:
     """An object per line."""
     with atomic_write(path) as part:
         part.write_text("".join(json.dumps(finite(line)) + "\n" for line in lines), encoding="utf-8")
-
-
-def user_path(path: str | Path, *, field: str) -> Path:
-    """`path` with the home folder in place of ~. Raises InputError for ~NAME of a user that is not there.
-
-    >>> user_path("data", field="--output")
-    PosixPath('data')
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{field}={path}: {error} Write the folder in full.") from error
 
 
 def make_parent(output: Path) -> None:

@@ -43,11 +43,11 @@ def execute(arguments: list[str]) -> int:
     config = values.config
     if values.output is None:
         raise InputError("--output=DIR is needed: the folder for the results.")
-    output = user_path(values.output, field="--output")
+    output = user_path(values.output, what="--output=")
     options = InferenceOptions(**cli.inference_flags(resize="run"), batch=config.eval.batch_size)
     paths = find_images(arguments, output=output)
     make_folder(output)
-    workdir = user_path(values.workdir, field="--workdir") if values.workdir else None
+    workdir = user_path(values.workdir, what="--workdir=") if values.workdir else None
     with failures_as_errors(config, output, predicting=True):
         (predictor,) = load_predictors(config, workdir, values.checkpoint, names=[values.peer or config.peer])
         check_window(predictor, options)

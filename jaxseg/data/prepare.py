@@ -207,7 +207,7 @@ def one_at_a_time(data_dir: Path) -> Iterator[None]:
 
 def existing_dir(path: str) -> Path:
     """`path` as a folder that is there, made where it is not. Raises InputError."""
-    folder = user_path(path, field="config.data.dir").absolute()
+    folder = user_path(path, what="config.data.dir=").absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

@@ -71,7 +71,7 @@ def find_source(name: str, source_dir: str | Path, *, trainaug: bool = False) ->
 
     Raises InputError where the layout is not there, an image has no mask, or a mask no image.
     """
-    root = user_path(source_dir, field="config.data.source_dir")
+    root = user_path(source_dir, what="config.data.source_dir=")
     if not os.path.exists(root):
         raise InputError(f"config.data.source_dir={source_dir}: there is no such folder.\n{_wanted(name)}")
     try:

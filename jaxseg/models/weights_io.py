@@ -23,7 +23,7 @@ def read_state_dict(path: str | Path, *, suffix: str = "") -> dict[str, np.ndarr
     suffix: which of them it is, where the file's name does not say. Raises InputError where the file is missing, damaged
     or holds anything but tensors by name.
     """
-    path = user_path(path, field="weights")
+    path = user_path(path)
     if not os.path.isfile(path):
         raise InputError(f"{path}: there is no such file.")
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}

@@ -69,7 +69,7 @@ def make_losses(config: ConfigDict) -> dict[str, LossFn]:
 def pretrained_variables(model: ConfigDict, *, target: dict) -> tuple[dict, LoadReport]:
     """Those of the file `config.model.init_from`, or of the best checkpoint of the run there; of both the parts that
     `config.model.init_parts` names. Raises InputError."""
-    folder = user_path(model.init_from, field="config.model.init_from")
+    folder = user_path(model.init_from)
     if not folder.is_dir():
         return load_variables(model, target=target)
     run = load_config(folder)

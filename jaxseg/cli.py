@@ -2,7 +2,8 @@
 
 In: the words behind a command's name. Out: a validated `config` in absl's flags. Exit status of every command: 0 done,
 1 a crash (please report it), 2 input that cannot be used, 3 the loss became NaN or infinite, 4 memory or disk do not
-suffice, 5 another host is gone, 130 and 143 stopped by SIGINT (Ctrl-C) or SIGTERM, while training with everything saved.
+suffice, 5 another host is gone, 128 + n stopped by signal n (130: Ctrl-C, 143: SIGTERM), while training with everything
+saved.
 """
 
 import contextlib

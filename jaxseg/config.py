@@ -7,8 +7,8 @@ tables of `configs/README.md`, which `python -m jaxseg.config` prints, are made 
 
 import dataclasses
 import difflib
-import json
 import math
+import os
 import re
 import runpy
 from pathlib import Path
@@ -16,7 +16,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxseg.errors import InputError, did_you_mean
+from jaxseg.files import read_json
 from jaxseg.labels import LABELS, OWN
+from jaxseg.schemas import CONFIG_FILE, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -429,31 +431,30 @@ def check_variant(variant: str, known: tuple[str, ...]) -> None:
 
 
 def load_config(workdir: Path) -> ConfigDict:
-    """The config that a run was started with. Raises InputError."""
-    try:
-        if (workdir / "config.json").is_fifo():  # which would be waited for without end
-            raise OSError("a pipe")
-        stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{workdir}: no run there (config.json is missing).") from error
-    except NotADirectoryError as error:
+    """The config that a run was started with, every value of its field's type. Raises InputError."""
+    path = workdir / "config.json"
+    if os.path.isfile(workdir):
         raise InputError(
             f"{workdir}: a file, not a run's folder. Weights of another program are given with the config of their network:"
             " --config=configs/unet_voc.py --config.model.init_from=FILE, or in Python load(FILE, config=…)."
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
-        raise InputError(f"{workdir / 'config.json'}: cannot be read as JSON ({reason}).") from error
+        )
+    if not os.path.lexists(path):
+        raise InputError(f"{workdir}: no run there (config.json is missing).")
+    stored = read_json(path, CONFIG_FILE)["config"]
     config = default()
     try:
-        for name in stored["config"].get("peers", {}):
+        for name in stored.get("peers", {}):
             add_peer(config, name)
-        config.update(stored["config"])
+        config.update(stored)
         for name, section in peer_sections(config).items():
-            written = stored["config"] if name == config.peer else stored["config"]["peers"][name]
+            written = stored if name == config.peer else stored["peers"][name]
             _rename_decoupled_adam(section.optim, written["optim"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{workdir / 'config.json'}: does not fit this version of jaxseg ({error}).") from error
+        wrong = [path for path in all_fields(config) if not _is_of_its_type(path, get_field(config, path))]
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: does not fit this version of jaxseg ({str(error)[:300]}).") from error
+    if wrong:
+        value = shown(get_field(config, wrong[0]))
+        raise InputError(f"{path}: does not fit this version of jaxseg (config.{wrong[0]} is {value}).")
     return config
 
 
@@ -461,6 +462,13 @@ def _rename_decoupled_adam(optim: ConfigDict, written: dict) -> None:
     """Before there was `decay_on`, the decay of adam was decoupled and on every parameter: what is now called adamw."""
     if "decay_on" not in written and optim.name == "adam" and optim.weight_decay:
         optim.update({"name": "adamw", "decay_on": "all"})
+
+
+def _is_of_its_type(path: str, value: object) -> bool:
+    field = find_field(path)
+    return (
+        field is not None and type(value) is type(field.default) and (type(value) is not float or math.isfinite(value))
+    )
 
 
 def all_fields(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -478,7 +486,7 @@ def unknown_field(path: str, config: ConfigDict) -> InputError:
         known = ", ".join(config.peers) or "none"
         return InputError(f"config.{path}: the experiment file has no such peer; config.peers holds {known}.")
     leaf = path.rsplit(".", 1)[-1]
-    near = [f for f in fields if f.rsplit(".", 1)[-1] == leaf] or difflib.get_close_matches(path, fields, 3, 0.5)
+    near = [f for f in fields if f.rsplit(".", 1)[-1] == leaf] or difflib.get_close_matches(path, fields, 3, 0.75)
     near = near or [f for f in fields if difflib.SequenceMatcher(None, leaf, f.rsplit(".", 1)[-1]).ratio() > 0.7]
     hint = f" Did you mean {' or '.join(f'config.{f}' for f in near)}?" if near else ""
     return InputError(f"config.{path}: there is no such field.{hint} All fields: python -m jaxseg.main --help=config.")

@@ -6,20 +6,25 @@ removed is removed here, and a folder only where its mark tells that jaxseg made
 
 import collections
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
+import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from jaxseg.errors import InputError
+from jaxseg.schemas import LOG_LINE, Schema
 
 MARK = ".made_by_jaxseg"  # in every folder that may be removed or written into again
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems such as Lustre's or NFS
 THREADS = 8  # decoding and resizing release the interpreter lock
 NAME_BYTES = 200  # of the 255 that Linux's file systems let a name have (limits.h, NAME_MAX): room for what is added
 
@@ -52,8 +57,11 @@ def is_other_kind(path: Path) -> bool:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields the path to write to, beside `path`, which gets its name when the block ends.
 
-    Where the block raises, the part is removed, and a file that had the name before stays.
+    Where the block raises, the part is removed, and a file that had the name before stays. Raises IsADirectoryError
+    where a folder has the name.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder is where this file is to be written; move it away", str(path))
     name = os.fsencode(path.name)
     shown = path.name if len(name) <= NAME_BYTES else hashlib.sha256(name).hexdigest()
     part = path.with_name(f".{shown}.{os.getpid()}.part")  # a name that nobody else has
@@ -104,40 +112,75 @@ def remove_own_file(path: Path) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes `content`; raises ValueError for NaN and infinity, which JSON does not have."""
+    """Writes `content`; what is not finite, which JSON does not have, as null."""
     with atomic_write(path) as part:
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict:
-    """The object in `path`; {} where it holds something else. Raises InputError where it is no JSON."""
+def finite(content: Any) -> Any:
+    """`content`, with None for NaN and infinity.
+
+    >>> finite({"mean_iou": float("nan"), "steps": [1, float("inf")]})
+    {'mean_iou': None, 'steps': [1, None]}
+    """
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds. Raises InputError where it cannot be read, or is none: a pipe would be waited for."""
     try:
-        if is_other_kind(path):
-            raise OSError("no regular file")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
-        raise InputError(f"{path}: cannot be read as JSON ({reason}); make it again, or move it away.") from error
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "no regular file")
+            return file.read()
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+
+
+def read_json(path: Path, schema: Schema | None = None) -> dict:
+    """The object in a JSON file.
+
+    Args:
+      path: of the file.
+      schema: what it must hold; None: anything, and {} for what is no object.
+
+    Returns:
+      The object, with what the schema does not name.
+
+    Raises:
+      InputError: where it cannot be read, or does not fit.
+    """
+    content = read_bytes(path)
+    try:
+        content = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); make it again, or move it away.") from error
+    if schema is not None:
+        schema.check(content, path)
     return content if isinstance(content, dict) else {}
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    """The lines of a run's log, each an object with an integer "step"; [] where there is no file.
+    """The lines of a run's log, as `schemas.LOG_LINE` has them; [] where there is no file.
 
     An end without a newline, which a kill cut short, is left out. Raises InputError naming the line that no run wrote.
     """
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    text = read_bytes(path).decode("utf-8", "replace") if os.path.lexists(path) else ""
     lines = []
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
             content = json.loads(line)
-            fits = isinstance(content, dict) and isinstance(content.get("step"), int)
-        except (ValueError, RecursionError):
-            fits = False
-        if not fits:
+            problem = LOG_LINE.problem(content)
+        except (ValueError, RecursionError) as error:
+            problem = str(error)
+        if problem is not None:
             raise InputError(
-                f"{path}, line {number}: not a line of a run's log ({line[:60]!r}). Put the file back as it was, or move it"
-                " away: a run that goes on begins its log anew."
+                f"{path}, line {number}: not a line of a run's log ({line[:60]!r}: {problem}). Put the file back as it was, or"
+                " move it away: a run that goes on begins its log anew."
             )
         lines.append(content)
     return lines
@@ -146,7 +189,7 @@ def read_json_lines(path: Path) -> list[dict]:
 def write_json_lines(path: Path, lines: Iterable[dict]) -> None:
     """An object per line."""
     with atomic_write(path) as part:
-        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        part.write_text("".join(json.dumps(finite(line)) + "\n" for line in lines), encoding="utf-8")
 
 
 def make_parent(output: Path) -> None:
@@ -166,7 +209,8 @@ def file_lock(path: Path, *, if_held: Callable[[], None]) -> Iterator[TextIO]:
       if_held: called where another process holds the lock, to say so, or to raise; then the lock is waited for.
 
     Yields:
-      The open file; a child that inherits it holds the lock, too.
+      The open file; a child that inherits it holds the lock, too. Where the file system has no locks, that is told, and
+      nothing is held.
     """
     # Neither emptied nor followed where it is a link: what it leads to is somebody else's.
     number = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
@@ -176,6 +220,13 @@ def file_lock(path: Path, *, if_held: Callable[[], None]) -> Iterator[TextIO]:
         except BlockingIOError:
             if_held()
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(
+                f"{path}: this file system has no locks ({error.strerror}); going on without. Start no second process there.",
+                file=sys.stderr,
+            )
         yield file
 
 
@@ -221,11 +272,18 @@ def visible_files(folder: Path) -> Iterator[Path]:
     """The files in `folder` and all below it, links to files and folders followed, in order of their paths.
 
     What begins with a dot (.ipynb_checkpoints/, ._x.png) is left out, and so is a folder that leads back to one above.
+    Raises InputError naming a folder that cannot be read.
     """
-    for name, subfolders, names in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}).") from error
+
+    for name, subfolders, names in os.walk(folder, followlinks=True, onerror=refuse):
         here = Path(name)
-        above = {folder.resolve(), *(parent.resolve() for parent in here.parents)}
+        above = {os.path.realpath(folder) for folder in (folder, here, *here.parents)}  # never fails, unlike `resolve`
         subfolders[:] = sorted(
-            sub for sub in subfolders if not sub.startswith(".") and (here / sub).resolve() not in above
+            sub for sub in subfolders if not sub.startswith(".") and os.path.realpath(here / sub) not in above
         )
         yield from (here / name for name in sorted(names) if not name.startswith(".") and (here / name).is_file())

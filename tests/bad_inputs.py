@@ -931,6 +931,139 @@ case(
 )(nothing)
 
 
+# ---- What other people's machines and programs leave: odd archives, places taken, values beyond all numbers
+
+
+def repacked(folder: Path, **options) -> None:
+    """The zip of masks, packed in another way."""
+    with zipfile.ZipFile(folder / GT) as old:
+        content = {info.filename: old.read(info) for info in old.infolist()}
+    with zipfile.ZipFile(folder / GT, "w", **options) as new:
+        for name, data in content.items():
+            new.writestr(name, data)
+
+
+@archive("zip with a member cut in LZMA", "labelIds.png: cannot be read", CITY)
+def _(folder):
+    repacked(folder, compression=zipfile.ZIP_LZMA)
+    with zipfile.ZipFile(folder / GT) as file:
+        info = file.getinfo("gtFine/train/town/town_000000_000019_gtFine_labelIds.png")
+    content = bytearray((folder / GT).read_bytes())
+    start = info.header_offset + 30 + len(info.filename) + 9  # behind LZMA's own header
+    content[start : start + info.compress_size - 9] = b"\xff" * (info.compress_size - 9)
+    (folder / GT).write_bytes(content)
+
+
+@archive("zip of version 9.9", "gtFine_trainvaltest.zip: not a complete zip archive (zip file version 9.9)", CITY)
+def _(folder):
+    content = bytearray((folder / GT).read_bytes())
+    at = content.find(b"PK\x01\x02")
+    content[at + 6 : at + 8] = struct.pack("<H", 99)
+    (folder / GT).write_bytes(content)
+
+
+@archive("zip with a name that is no UTF-8", "gtFine_trainvaltest.zip: not a complete zip archive ('utf-8' codec", CITY)
+def _(folder):
+    content = bytearray((folder / GT).read_bytes())
+    at = content.find(b"PK\x01\x02")
+    content[at + 9] |= 8  # says that the name is UTF-8
+    content[at + 46] = 0xFF
+    (folder / GT).write_bytes(content)
+
+
+@archive("tar with a garbled sparse member", "VOCtrainval_11-May-2012.tar: not a complete tar archive", VOC)
+def _(folder):
+    with tarfile.open(folder / TAR, "a", format=tarfile.PAX_FORMAT) as file:
+        member = tarfile.TarInfo("sparse")
+        member.pax_headers = {"GNU.sparse.map": "many,few", "GNU.sparse.size": "1"}
+        file.addfile(member)
+
+
+@from_raw("mask", "all of a split void", "every pixel of the val split of camvid (2 images) is void")
+def _(folder):
+    for path in (folder / "camvid/valannot").iterdir():
+        Image.new("L", (48, 40), 11).save(path)
+
+
+@case("records", "with a manifest of another type", NOT_PREPARED)
+def _(folder):
+    manifest(folder).write_text(manifest(folder).read_text().replace('"images": 4', '"images": "many"'))
+
+
+@in_run("config.json with an infinite value", "(config.optim.learning_rate is inf)", command=SCORE)
+def _(folder):
+    set_field(folder, "optim", "learning_rate", float("inf"))
+
+
+@in_run("config.json with a number beyond all", "config.json: does not fit this version of jaxseg", command=SCORE)
+def _(folder):
+    set_field(folder, "optim", "learning_rate", 10**400)
+
+
+@in_run("config.json a hundred thousand levels deep", "config.json: cannot be read as JSON")
+def _(folder):
+    (folder / "run/config.json").write_text("[" * 100_000)
+
+
+@in_run("config.json a pipe", "config.json: something else than the file that a run writes is there")
+def _(folder):
+    (folder / "run/config.json").unlink()
+    os.mkfifo(folder / "run/config.json")
+
+
+@in_run("config.json a pipe, scored", "run/config.json: cannot be read (no regular file)", command=SCORE)
+def _(folder):
+    (folder / "run/config.json").unlink()
+    os.mkfifo(folder / "run/config.json")
+
+
+@in_run("train.jsonl that skipped many", "skipped is 'many'; expected a number")
+def _(folder):
+    path = folder / "run/train.jsonl"
+    path.write_text(path.read_text().replace('{"step": 1,', '{"skipped": "many", "step": 1,'))
+
+
+for name in ("results.json", "predictions.png"):
+
+    @in_run(f"{name} a folder", f"run/{name}: something else than the file that a run writes is there")
+    def _(folder, name=name):
+        (folder / "run" / name).unlink(missing_ok=True)
+        (folder / "run" / name).mkdir()
+
+
+@in_run("tensorboard a file", "run/tensorboard: not a folder; move it away")
+def _(folder):
+    shutil.rmtree(folder / "run/tensorboard")
+    (folder / "run/tensorboard").write_text("x")
+
+
+@checkpoint("with metrics that are no JSON", "run/checkpoints/2: cannot be read", command=SCORE)
+def _(folder):
+    (folder / "run/checkpoints/2/metrics/metrics").write_text("nonsense")
+
+
+@checkpoint("with metadata that are a list", "run/checkpoints/2: cannot be read", command=SCORE)
+def _(folder):
+    (folder / "run/checkpoints/2/_CHECKPOINT_METADATA").write_text("[1]")
+
+
+@case("folder", "that is a link to itself", "config.data.source_dir=camvid: there is no such", RAW)
+def _(folder):
+    shutil.rmtree(folder / "camvid")
+    (folder / "camvid").symlink_to("camvid")
+
+
+LONG = 300 * "x"
+case("folder", "of nobody's home", "config.data.dir=~nobody_here/data: ", "--config.data.dir=~nobody_here/data")(
+    nothing
+)
+case("folder", "--workdir with a name too long", "(File name too long)", f"--workdir={LONG}")(nothing)
+case("folder", "data.dir with a name too long", "File name too long", f"--config.data.dir={LONG}")(nothing)
+case("config", "log.wandb=True", "config.log.wandb: there is no such field. All fields", "--config.log.wandb=True")(
+    nothing
+)
+
+
 # ---- Running them
 
 

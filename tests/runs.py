@@ -72,10 +72,15 @@ def call(module: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
+def run_environment(devices=1) -> dict[str, str]:
+    """Of a process of its own."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "XLA_FLAGS": flags}
+
+
 def run_command(module: str, *arguments: str, devices=1) -> subprocess.CompletedProcess:
     """The same in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    environment = run_environment(devices)
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 

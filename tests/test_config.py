@@ -1,8 +1,10 @@
 """Every refusal names the field; every preset is a valid experiment."""
 
+import functools
 import importlib.util
 import json
 import math
+import operator
 from pathlib import Path
 
 import pytest
@@ -309,6 +311,40 @@ def test_devices_must_divide_the_batch():
 )
 def test_mistyped_field_gets_a_suggestion(typed, meant):
     assert f"Did you mean {meant}" in str(unknown_field(typed, default()))
+
+
+@pytest.mark.parametrize("typed", ["log.wandb", "wandb", "optim.momentum", "loss.gamma", "train.amp", "data.root"])
+def test_a_field_that_is_far_from_all_gets_none(typed):
+    assert "Did you mean" not in str(unknown_field(typed, default()))
+
+
+STORED = [
+    ("model.features", "many", "features"),
+    ("model.features", 4.5, "features"),
+    ("model.features", True, "config.model.features is True"),
+    ("model.remat", 1, "remat"),
+    ("optim.learning_rate", float("inf"), "config.optim.learning_rate is inf"),
+    ("optim.learning_rate", float("nan"), "config.optim.learning_rate is nan"),
+    ("optim.learning_rate", 10**400, "int too large"),
+    ("model", 5, "model"),
+    ("model.name", {"a": 1}, "name"),
+    ("peers", [1], "peers"),
+    ("peers", {"a.b": {}}, "a.b"),
+    ("peers", {"teacher": 5}, "teacher"),
+    ("peers", {"teacher": {"model": {"layers": 3}}}, "layers"),
+    ("seed", None, "seed"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "says"), STORED)
+def test_a_stored_value_that_does_not_fit_is_named(tmp_path, path, value, says):
+    config = default().to_dict()
+    *sections, field = path.split(".")
+    functools.reduce(operator.getitem, sections, config)[field] = value
+    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
+    with pytest.raises(InputError, match=r"config.json: does not fit this version of jaxseg") as caught:
+        load_config(tmp_path)
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

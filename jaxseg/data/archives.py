@@ -6,7 +6,6 @@ In: paths. Out: a `FileTree`: names, sizes and times, and a way to read each. An
 import dataclasses
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +29,9 @@ class FileTree:
         """The bytes of a file. Raises InputError."""
         try:
             return self.open(name)
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: needs a password
+        except (
+            Exception
+        ) as error:  # each way of packing has its own: zlib.error, LZMAError, RuntimeError for a password …
             raise InputError(
                 f"{self.where(name)}: cannot be read ({error}); get it, or the archive that it is in, again."
             ) from error
@@ -57,11 +58,14 @@ def zip_tree(archives: list[Path]) -> FileTree:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = [info for info in archive.infolist() if not info.is_dir()]
-        except zipfile.BadZipFile as error:
+                time = path.stat().st_mtime
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        except Exception as error:  # BadZipFile, UnicodeDecodeError for a name, NotImplementedError for a version …
             raise InputError(f"{path}: not a complete zip archive ({error}); download it again.") from error
         for info in members:
             _check_inside(path, info.filename)
-            stamps[info.filename] = (info.file_size, path.stat().st_mtime)
+            stamps[info.filename] = (info.file_size, time)
             holder[info.filename] = path
 
     def read(name: str) -> bytes:
@@ -82,7 +86,11 @@ def tar_tree(archive: Path) -> FileTree:
                 if member.isfile():
                     stamps[member.name] = (member.size, member.mtime)
                     spans[member.name] = (member.offset_data, member.size)
-    except tarfile.TarError as error:
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{archive}: cannot be read ({error.strerror or error}).") from error
+    except Exception as error:  # besides TarError, what garbage in a header leads to: ValueError, OverflowError …
         raise InputError(f"{archive}: not a complete tar archive ({error}); download it again.") from error
 
     def read(name: str) -> bytes:

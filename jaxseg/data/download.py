@@ -7,6 +7,7 @@ download stays beside it as `NAME.part`, and only whole, verified bytes are ever
 import dataclasses
 import hashlib
 import http.client
+import os
 import shutil
 import urllib.error
 import urllib.request
@@ -70,6 +71,9 @@ def download(remote: RemoteFile, target: Path, *, progress=lambda n: None) -> No
     remote = with_size(remote, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
+    for path in (target, part):
+        if os.path.lexists(path) and not path.is_file():
+            raise InputError(f"{path}: something else than the file that is fetched is there; move it away.")
     have = part.stat().st_size if part.exists() else 0
     if have > remote.size:
         raise InputError(

@@ -9,7 +9,12 @@ is consecutive: laid side by side the shares are the global batch, in its order.
 """
 
 import math
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Generator, Iterator, Sequence
+from multiprocessing import connection
 
 import grain
 import numpy as np
@@ -20,6 +25,11 @@ from jaxseg.data.augment import Ranges, augment
 from jaxseg.data.records import Prepared
 from jaxseg.data.transforms import center_crop, pad_to, random_crop, to_element
 from jaxseg.errors import InputError
+from jaxseg.room import check_memory, check_shared_memory
+
+BYTES_PER_PIXEL = 3 * 4 + 4 + 1  # of a batch: image float32, label int32, valid bool
+READY_PER_WORKER = 2  # batches
+GRACE_S = 300  # after SIGTERM, which a run's workers may get too, it still needs them: for the step, or the scoring
 
 Batch = dict[str, np.ndarray]
 
@@ -221,6 +231,37 @@ def check_crop(prepared: Prepared, split: str, crop_px: int) -> None:
         )
 
 
+def check_fits(prepared: Prepared, config: ConfigDict, *, multiple_px: int, processes: int = 1) -> None:
+    """That the batches that are kept ready will fit: one of each thread in memory; of each worker those that are ready, and
+    the one in its hands, in shared memory.
+
+    Args:
+      prepared: the data.
+      config: of the run.
+      multiple_px: as in `eval_batches`.
+      processes: how many hosts there are.
+
+    Raises:
+      ResourceError: naming the fields.
+    """
+    workers, threads = config.data.workers, config.data.threads
+    train_hw = (config.data.crop_px, config.data.crop_px)
+    sizes = {"train": train_hw, "eval": padded_hw(prepared, config, multiple_px=multiple_px)}
+    for section, (height, width) in sizes.items():
+        batch_size = config[section].batch_size
+        batch_bytes = batch_size // processes * height * width * BYTES_PER_PIXEL
+        less = (
+            f"Now: config.{section}.batch_size={batch_size} of {height}×{width} pixels, config.data.threads={threads},"
+            f" config.data.workers={workers}. Make one of them smaller."
+        )
+        ready = threads * max(workers, 1)
+        check_memory(ready * batch_bytes, what=f"{ready:,} batches that are kept ready", less=less)
+        if workers:
+            ready = workers * (READY_PER_WORKER + 1)
+            less += " In a container, give it more (docker run --shm-size=8g); config.data.workers=0 needs none."
+            check_shared_memory(ready * batch_bytes, what=f"{ready:,} batches that workers keep ready", less=less)
+
+
 def to_iterator(dataset: grain.MapDataset, *, workers: int, threads: int) -> grain.DatasetIterator:
     """Reads ahead, by threads or by `workers` processes."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
@@ -228,8 +269,28 @@ def to_iterator(dataset: grain.MapDataset, *, workers: int, threads: int) -> gra
     if workers:
         if not flags.FLAGS.is_parsed():  # grain reads an absl flag when it starts workers
             flags.FLAGS.mark_as_parsed()
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=READY_PER_WORKER)
+        iterable = iterable.mp_prefetch(options, worker_init_fn=start_worker)
     return iter(iterable)
+
+
+def start_worker(worker: int, workers: int) -> None:
+    """At the start of a worker process: it ends with the run, however that ends, and not before.
+
+    What a terminal or SLURM sends to a run and all that it has started is the run's to answer: it still needs its workers.
+    Where the run was killed, nobody tells them; then the pipe that only the run held is closed.
+    """
+    del worker, workers
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))
+    run = multiprocessing.parent_process()
+
+    def follow() -> None:
+        connection.wait([run.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def closing_iterator(batches: Iterator) -> Generator:

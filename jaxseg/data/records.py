@@ -153,7 +153,10 @@ class Records(Sequence):
     def __init__(self, folder: Path, split: str):
         self.folder = folder
         self.split = split
-        self.source = tfds.builder_from_directory(folder).as_data_source(split=split)
+        try:
+            self.source = tfds.builder_from_directory(folder).as_data_source(split=split)
+        except Exception as error:  # each of its files is read by another parser
+            raise self._damaged(f"the {split} records cannot be opened", error) from error
 
     def __len__(self) -> int:
         return len(self.source)
@@ -163,7 +166,10 @@ class Records(Sequence):
         try:
             return self.source[number]
         except (ValueError, RuntimeError) as error:  # array_record's checksum does not fit
-            raise InputError(
-                f"{self.folder}: {self.split} record {number} is not what was prepared ({str(error).splitlines()[0][:200]})."
-                " Remove that folder; the next start with config.data.source_dir prepares it again."
-            ) from error
+            raise self._damaged(f"{self.split} record {number} is not what was prepared", error) from error
+
+    def _damaged(self, what: str, error: Exception) -> InputError:
+        return InputError(
+            f"{self.folder}: {what} ({(str(error).splitlines() or [''])[0][:200]})."
+            " Remove that folder; the next start with config.data.source_dir prepares it again."
+        )

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 import math
+import os
 import re
 import sys
 import warnings
@@ -95,12 +96,15 @@ def find_source(
       InputError: where the layout is not there, images have no masks, or masks no images.
     """
     root = user_path(source_dir, what="config.data.source_dir=")
-    if not root.exists():
+    if not os.path.exists(root):
         raise InputError(f"config.data.source_dir={source_dir}: there is no such folder.\n{_wanted(name)}")
-    if name in (OWN, "camvid32"):
-        return _own_source(name, root, val_fraction=val_fraction)
-    finders = {"cityscapes": _cityscapes_tree, "voc2012": _voc_tree, "camvid": _camvid_tree, "ade20k": _ade20k_tree}
-    tree = finders[name](root)
+    try:
+        if name in (OWN, "camvid32"):
+            return _own_source(name, root, val_fraction=val_fraction)
+        finders = {"cityscapes": _cityscapes_tree, "voc2012": _voc_tree, "camvid": _camvid_tree, "ade20k": _ade20k_tree}
+        tree = finders[name](root)
+    except OSError as error:
+        raise InputError(f"config.data.source_dir={source_dir}: cannot be read ({error}).") from error
     if tree is None:
         found = ", ".join(sorted(p.name for p in root.iterdir())[:8]) if root.is_dir() else "a file"
         raise InputError(

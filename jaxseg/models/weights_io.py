@@ -3,6 +3,7 @@
 In: a path. Out: `{name: array}`, or an `InputError` that names the file. Reading needs no PyTorch, writing a .pth does.
 """
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ def read_state_dict(path: str | Path, *, suffix: str = "") -> dict[str, np.ndarr
     or holds anything but tensors by name.
     """
     path = user_path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: there is no such file.")
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
     suffix = suffix or path.suffix

@@ -16,12 +16,12 @@ from scipy import stats
 from jaxseg.errors import InputError
 from jaxseg.files import read_json
 from jaxseg.labels import LABELS
+from jaxseg.schemas import AGAIN, FAILED_RUN, FINISHED_RUN, PLAN_FILE, SINGLE_RUN
 
 CONFIDENCE = 0.95
 MODELS = ("unet", "rmi", "mutual")  # the study's Models 1, 2, 3
 MODEL_NAMES = {"unet": "U-Net", "rmi": "U-Net with RMI", "mutual": "U-Net, mutual learning"}
 METRICS = ("mean_iou", "pixel_accuracy")
-PLAN_KEYS = {"plan", "title", "note", "base", "questions", "runs"}
 
 
 class Question(NamedTuple):
@@ -135,26 +135,55 @@ def load_studies(results: Path) -> list[Study]:
 
 def load_plan(path: Path) -> dict:
     """A study's plan.json. Raises InputError."""
-    plan = read_json(path)
-    if missing := PLAN_KEYS - plan.keys():
-        raise InputError(f"{path}: not the plan of a study ({', '.join(sorted(missing))} missing); move it away.")
+    plan = read_json(path, PLAN_FILE)
+    if unknown := sorted({run["dataset"] for run in plan["runs"]} - set(LABELS)):
+        raise InputError(f"{path}: data set {unknown[0]!r} is not known here; known are {', '.join(LABELS)}.")
     return plan
 
 
 def load_study_runs(folder: Path) -> dict[str, dict]:
     """Name -> content of the runs beside a plan. Raises InputError."""
-    runs = {path.stem: read_json(path) for path in sorted(folder.glob("*-seed*.json"))}
-    for name, run in runs.items():
-        if "study" not in run or not ("failed" in run or "peers" in run):
-            keys = ", ".join(run) or "none"
-            raise InputError(f"{folder / name}.json: not a run of a study (keys {keys}); move it away.")
-    return runs
+    return {path.stem: load_study_run(path) for path in sorted(folder.glob("*-seed*.json"))}
+
+
+def load_study_run(path: Path) -> dict:
+    """A run of a study, which may have failed. Raises InputError."""
+    run = read_json(path)
+    (FAILED_RUN if "failed" in run else FINISHED_RUN).check(run, path)
+    if "failed" in run:
+        return run
+    check_run(run, path)
+    for part, name in (("train", "pixel"), ("val", "mean_iou")):
+        curve = run["curves"][part]
+        steps, values = len(curve["step"]), len(curve[name])
+        if steps != values:
+            raise InputError(f"{path}: curves.{part}: {steps} steps, but {values} values of {name}; {AGAIN}")
+    return run
+
+
+def check_run(run: dict, path: Path) -> None:
+    """That what a run's JSON says fits together. Raises InputError."""
+    peer, dataset = run["reported_peer"], run["data"]["name"]
+    if dataset not in LABELS:
+        raise InputError(f"{path}: data set {dataset!r} is not known here; known are {', '.join(LABELS)}.")
+    if peer not in run["peers"]:
+        raise InputError(f"{path}: holds no scores of {peer!r}, the peer that it reports; {AGAIN}")
+    scores = run["peers"][peer]
+    classes = len(scores["iou"])
+    if [len(row) for row in scores["confusion"]] != [classes] * classes:
+        raise InputError(f"{path}: its confusion matrix is not {classes} × {classes}; {AGAIN}")
 
 
 def load_single_runs(results: Path) -> dict[str, dict]:
     """Results of runs that belong to no study: path below `results` -> content. Raises InputError."""
-    found = {path.relative_to(results).as_posix(): read_json(path) for path in sorted(results.rglob("*.json"))}
-    return {name: run for name, run in found.items() if "reported_peer" in run and "study" not in run}
+    found = {}
+    for path in sorted(results.rglob("*.json")):
+        run = read_json(path)
+        if "reported_peer" in run and "study" not in run:
+            SINGLE_RUN.check(run, path)
+            check_run(run, path)
+            found[path.relative_to(results).as_posix()] = run
+    return found
 
 
 def score(run: dict, metric: str) -> float:

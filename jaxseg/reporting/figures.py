@@ -47,7 +47,7 @@ def save_study_figures(studies: list[Study], output: Path) -> list[Path]:
             paths += [output / f"{name}.png", output / f"{name}.svg"]
             with matplotlib.rc_context(STYLE):
                 figure.savefig(paths[-2], dpi=DPI)
-            paths[-1].write_text(to_svg(figure), encoding="utf-8")
+            paths[-1].write_text(to_svg(figure), encoding="utf-8", errors="backslashreplace")
     return paths
 
 

@@ -65,7 +65,7 @@ def write_tables(studies: list[Study], single_runs: dict[str, dict], output: Pat
         "differences.tex": differences_latex(studies),
     }
     for name, text in texts.items():
-        (output / name).write_text(text, encoding="utf-8")
+        (output / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     return [output / name for name in texts]
 
 

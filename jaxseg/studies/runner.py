@@ -20,6 +20,8 @@ from rich.table import Table
 from jaxseg.data.prepare import prepare
 from jaxseg.errors import InputError, NonFiniteError
 from jaxseg.files import file_lock, read_json, read_json_lines, write_json
+from jaxseg.reporting.comparison import load_study_run
+from jaxseg.schemas import RESULT
 from jaxseg.studies.plan import Plan, Run
 
 CURVE_POINTS = 100  # of a training curve: means over as many stretches of steps
@@ -82,14 +84,14 @@ def make_run(run: Run, output: Path, progress: Progress) -> bool:
     with file_lock(run.workdir.parent / f"{run.name}.lock", if_held=say) as lock:
         if target.exists():
             check_same_run(run, target)
-            progress.show(run, summary(read_json(target)), line=False)
+            progress.show(run, summary(load_study_run(target)), line=False)
             return True
         resumed = (run.workdir / "config.json").exists()
         progress.show(run, "going on" if resumed else "begun")
         status, last_line = train(run, lock.fileno(), progress)
         content = {"study": dataclasses.asdict(run), "resumed": resumed}
         if status == 0:
-            results = read_json(run.workdir / "results.json")
+            results = read_json(run.workdir / "results.json", RESULT)
             content |= {"curves": curves(run.workdir, results["reported_peer"])} | results
         elif status == NonFiniteError.status:  # as much a result as a score
             content |= {"failed": last_line, "peers": {}}
@@ -129,7 +131,7 @@ def steps_done(workdir: Path) -> str:
 def check_same_run(run: Run, target: Path) -> None:
     """Raises InputError where the JSON that is there is of another config."""
     now = dataclasses.asdict(run)
-    there = read_json(target).get("study", {})
+    there = load_study_run(target)["study"]
     if changed := [f"{key}: {there.get(key)} there, {now[key]} now" for key in now if there.get(key) != now[key]]:
         raise InputError(
             f"{target} is of another plan ({'; '.join(changed)}); move it away, or choose another --output."

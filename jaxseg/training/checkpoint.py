@@ -7,11 +7,14 @@ data order and randomness.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
 import json
+import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,8 +25,9 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from jaxseg.errors import InputError
-from jaxseg.files import remove_own_folder
-from jaxseg.models.torch_tensors import LoadReport
+from jaxseg.files import read_json, remove_own_folder
+from jaxseg.models.torch_tensors import LoadReport, flatten
+from jaxseg.schemas import CHECKSUMS
 from jaxseg.training import distributed
 from jaxseg.training.state import Peers, TrainState, averaged
 
@@ -31,10 +35,17 @@ SUMS = "sha256.json"  # in a checkpoint's folder: SHA-256 of every file below it
 HIGHER_IS_BETTER = {"mean_iou": True, "train_loss": False}
 
 
-def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = False) -> ocp.CheckpointManager:
-    """The checkpoints of WORKDIR. Best by `config.checkpoint.best` (orbax's own max_to_keep would drop the latest)."""
-    if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
-        raise InputError(f"{workdir / 'checkpoints'}: not a folder; move it away.")
+def open_manager(
+    workdir: Path, checkpoint: ConfigDict, *, read_only: bool = False, say: Callable[[str], None] = print
+) -> ocp.CheckpointManager:
+    """The checkpoints of WORKDIR. Best by `config.checkpoint.best` (orbax's own max_to_keep would drop the latest).
+
+    Orbax reads notes of every checkpoint first, and opens none where it fails at one: those are told and moved to
+    WORKDIR/damaged. Raises InputError where nothing may be moved (read_only, or several hosts), or all would be.
+    """
+    folder = workdir / "checkpoints"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: not a folder; move it away.")
     # orbax tells every step of every save; its errors come as exceptions, too
     absl.logging.set_verbosity(absl.logging.FATAL)
     _hear_no_closed_loops()
@@ -55,7 +66,38 @@ def open_manager(workdir: Path, checkpoint: ConfigDict, *, read_only: bool = Fal
         # Called when all is written, before the folder gets its name: no checkpoint is without its sums.
         async_options=ocp.options.AsyncOptions(post_finalization_callback=lambda: _write_sums(workdir / "checkpoints")),
     )
-    return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+    try:
+        return ocp.CheckpointManager(folder.absolute(), options=options)
+    except Exception as error:  # whatever comes of parsing the notes
+        damaged = _unreadable(folder, options)
+        if not damaged or damaged == _steps(folder) or read_only or jax.process_count() > 1:
+            named = ", ".join(map(str, damaged)) or folder
+            raise InputError(
+                f"{named}: cannot be read ({type(error).__name__}: {str(error)[:300]}); move it away."
+            ) from error
+    for step in damaged:
+        kept = _move(step, workdir / "damaged")
+        say(f"{step}: what is noted of this checkpoint cannot be read. It is kept as {kept}; those before it are used.")
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _steps(checkpoints: Path) -> list[Path]:
+    """The folders of checkpoints."""
+    return sorted(path for path in checkpoints.glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
+
+
+def _unreadable(checkpoints: Path, options: ocp.CheckpointManagerOptions) -> list[Path]:
+    """The checkpoints that orbax cannot open, each tried alone."""
+    alone = dataclasses.replace(options, read_only=True, cleanup_tmp_directories=False)
+    found = []
+    for step in _steps(checkpoints):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / step.name).symlink_to(step.absolute())
+            try:
+                ocp.CheckpointManager(folder, options=alone).close()
+            except Exception:  # as above
+                found.append(step)
+    return found
 
 
 @functools.cache
@@ -72,9 +114,12 @@ def _hear_no_closed_loops() -> None:
 
 
 def _metric(metrics: dict, *, name: str) -> float:
-    """A NaN (nothing was scored) is worse than any number."""
-    value = metrics[name]
-    return value if np.isfinite(value) else (-np.inf if HIGHER_IS_BETTER[name] else np.inf)
+    """What is no finite number (nothing was scored) is worse than any."""
+    value = (
+        metrics.get(name) if isinstance(metrics, dict) else None
+    )  # of a damaged file; its sum is checked when it is used
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return value if is_number else (-math.inf if HIGHER_IS_BETTER[name] else math.inf)
 
 
 def _sums(folder: Path) -> dict[str, str]:
@@ -97,10 +142,8 @@ def _check_sums(manager: ocp.CheckpointManager, step: int, what: str) -> None:
     """Raises InputError naming the files that are not as they were written."""
     with _named_errors(manager, step, what):
         folder = Path(manager.directory) / str(step)
-        written = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+        written = read_json(folder / SUMS, CHECKSUMS)
         found = _sums(folder)
-        if not isinstance(written, dict):
-            raise ValueError(f"{SUMS} is a {type(written).__name__}")
         wrong = [
             f"{name} is {'not what was written' if name in found else 'missing'}"
             for name, digest in written.items()
@@ -214,13 +257,9 @@ def restore_networks(manager: ocp.CheckpointManager, step: int, peers: Peers) ->
 
 def restore_variables(workdir: Path, config: ConfigDict, target: dict) -> tuple[dict, LoadReport]:
     """Parameters and BatchNorm statistics of the reported peer at the best checkpoint of the run in `workdir`, else at
-    its last, its average where it has one; and what was loaded. `target` gives names and shapes. Raises InputError."""
-    with open_manager(workdir, config.checkpoint, read_only=True) as manager:
-        step = find_step(manager, "last" if manager.best_step() is None else "best")
-        is_average = config.optim.ema_decay > 0
-        targets = {config.peer: {"ema": target} if is_average else target}
-        restored = _restore_parts(manager, step, targets, f"peer {config.peer} of this network")[config.peer]
-        restored = restored["ema"] if is_average else restored
+    its last, and what was loaded; `target` gives names and shapes. Raises InputError."""
+    shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
+    step, restored = _restore_best(workdir, config, lambda _: shapes)
     named = jax.tree.leaves_with_path(restored)
     loaded = [f"step {step} {jax.tree_util.keystr(p, simple=True, separator='/')} {list(x.shape)}" for p, x in named]
     return restored, LoadReport(tuple(loaded))
@@ -236,6 +275,32 @@ def _restore_parts(manager: ocp.CheckpointManager, step: int, targets: dict[str,
         restored = {name: restored[name] for name in targets}
         jax.tree.map_with_path(_check_leaf, restored, targets)
     return restored
+
+
+def restore_arrays(workdir: Path, config: ConfigDict) -> dict[str, np.ndarray]:
+    """The same by our own names ("params/encoder1/conv1/kernel"), whatever their shapes. Raises InputError."""
+
+    def shapes_of_saved(saved: dict) -> dict:
+        return {
+            key: jax.tree.map(lambda x: np.empty(x.shape, x.dtype), saved[key]) for key in ("params", "batch_stats")
+        }
+
+    return flatten(_restore_best(workdir, config, shapes_of_saved)[1])
+
+
+def _restore_best(workdir: Path, config: ConfigDict, shapes_of: Callable[[dict], dict]) -> tuple[int, dict]:
+    """Step and variables of the reported peer; shapes_of: from what is noted of it to the shapes that are wanted."""
+    is_average = config.optim.ema_decay > 0
+    with open_manager(workdir, config.checkpoint, read_only=True) as manager:
+        step = find_step(manager, "last" if manager.best_step() is None else "best")
+        what = f"peer {config.peer} of this network"
+        _check_sums(manager, step, what)
+        with _named_errors(manager, step, what):
+            saved = ocp.PyTreeCheckpointHandler().metadata(Path(manager.directory) / str(step) / config.peer).tree
+            shapes = shapes_of(saved["ema"] if is_average else saved)
+        targets = {config.peer: {"ema": shapes} if is_average else shapes}
+        restored = _restore_parts(manager, step, targets, what)[config.peer]
+    return step, restored["ema"] if is_average else restored
 
 
 @contextlib.contextmanager

@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 
 from jaxseg.config import peer_path, peer_sections
 from jaxseg.errors import DISK_FULL, HostLostError, InputError, ResourceError
+from jaxseg.room import SHARED_MEMORY
+
+LOST_WORKER = "Worker process was terminated unexpectedly"  # grain's words
 
 
 @contextlib.contextmanager
@@ -36,6 +39,11 @@ def failures_as_errors(config: ConfigDict, folder: Path, *, predicting: bool = F
             ) from error
         raise
     except (OSError, ValueError, RuntimeError) as error:
+        if LOST_WORKER in str(error):
+            raise ResourceError(
+                f"a process that reads images is gone ({error}). Exit code -7 says that {SHARED_MEMORY} is full, -9 that the"
+                f" machine had no memory left. Now: config.data.workers={config.data.workers}; use fewer, or 0."
+            ) from error
         if not is_full_disk(error):
             raise
         raise ResourceError(

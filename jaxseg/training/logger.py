@@ -20,7 +20,7 @@ from jaxseg.config import is_frozen, peer_sections
 from jaxseg.console import STATUS_EVERY_S, PlainConsole
 from jaxseg.data import pipeline
 from jaxseg.data.records import Prepared
-from jaxseg.errors import NonFiniteError
+from jaxseg.errors import InputError, NonFiniteError
 from jaxseg.files import read_json_lines, write_json_lines
 from jaxseg.metrics import summarize_confusion
 from jaxseg.training import parallel
@@ -69,12 +69,12 @@ class Logger:
         self.flushed_at = self.said_at = time.monotonic()
         earlier = drop_later_lines(workdir / "train.jsonl", start)
         self.evaluations = drop_later_lines(workdir / "eval.jsonl", start)
-        self.train_file = open_log(workdir / "train.jsonl")
-        self.eval_file = open_log(workdir / "eval.jsonl")
         since = self.evaluations[-1]["step"] if self.evaluations else 0
         self.skipped = sum(int(line.get("skipped", 0)) for line in earlier)
-        done = [line for line in earlier if not line.get("skipped")]
-        self.losses = [line[f"{config.peer}/loss"] for line in done if line["step"] > since]
+        done = [line for line in earlier if not line.get("skipped") and line["step"] > since]
+        self.losses = [logged_loss(line, f"{config.peer}/loss", workdir / "train.jsonl") for line in done]
+        self.train_file = open_log(workdir / "train.jsonl")
+        self.eval_file = open_log(workdir / "eval.jsonl")
         folder = str(workdir / "tensorboard")
         self.board = SummaryWriter(folder, purge_step=start + 1, write_to_disk=is_primary_host())
         columns = (
@@ -200,6 +200,13 @@ class Logger:
         key = f"{self.config.peer}/{self.config.checkpoint.best}"
         patience = self.config.eval.patience
         return plateau(evaluations, key=key, patience=patience) if patience else None
+
+
+def logged_loss(line: dict, key: str, path: Path) -> float:
+    """Of a line of the log. Raises InputError where it has none."""
+    if not isinstance(line.get(key), int | float):
+        raise InputError(f"{path}: step {line['step']} has no {key}, a number; put the file back as it was.")
+    return line[key]
 
 
 def drop_later_lines(path: Path, start: int) -> list[dict]:

@@ -38,7 +38,7 @@ from jaxseg.training.logger import Logger
 from jaxseg.training.peers import class_weights, create_peers, make_losses, without_init
 from jaxseg.training.preemption import PreemptionListener
 from jaxseg.training.state import Peers
-from jaxseg.training.validation import Evaluation, evaluate
+from jaxseg.training.validation import Evaluation, check_valid_pixels, evaluate, size_multiple_px
 from jaxseg.training.workdir import (
     check_config_matches_primary,
     lock_workdir,
@@ -100,9 +100,11 @@ def train(
       What results.json holds.
     """
     console = PlainConsole(quiet=not is_primary_host())
+    raise_on_all_hosts(lambda: check_valid_pixels(prepared))
     weights = class_weights(config, prepared)
     schedule_steps = steps_of_epochs(config, prepared, config.train.epochs)
     check_warmup(config, steps=schedule_steps)
+    pipeline.check_fits(prepared, config, multiple_px=size_multiple_px(config), processes=jax.process_count())
     run_on_primary(lambda: write_or_check_config(workdir, config, prepared))
     raise_on_all_hosts(lambda: check_config_matches_primary(workdir, config, prepared))
     last_step = min(config.train.max_steps or schedule_steps, schedule_steps)
@@ -118,7 +120,7 @@ def train(
         console.say(f"{name}: class weights {', '.join(f'{weight:.3g}' for weight in of_class)}")
     evaluation = None
 
-    with checkpoint.open_manager(workdir, config.checkpoint) as manager:
+    with checkpoint.open_manager(workdir, config.checkpoint, say=console.say) as manager:
         start, peers = begin(config, workdir, prepared, manager, console, steps=(schedule_steps, last_step))
         peers = parallel.replicate(peers)
         batches = pipeline.train_batches(

@@ -34,6 +34,7 @@ from jaxseg.losses.objective import LossFn, make_loss
 from jaxseg.models.factory import fresh_variables, load_variables, make_model
 from jaxseg.models.pretrained import is_pretrained_name, pretrained_file, settle_pretrained
 from jaxseg.models.torch_tensors import LoadReport
+from jaxseg.models.torch_weights import load_own_names
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
 from jaxseg.training.parallel import AXIS
@@ -122,8 +123,8 @@ def make_losses(config: ConfigDict, *, weights: Mapping[str, tuple[float, ...]] 
 def pretrained_variables(
     model: ConfigDict, *, target: dict, num_classes: int, data_dir: str
 ) -> tuple[dict, LoadReport]:
-    """Those of the file `config.model.init_from`, which may be a name, or of the best checkpoint of the run there.
-    Raises InputError."""
+    """Those of the file `config.model.init_from`, which may be a name, or of the best checkpoint of the run there; of all
+    the parts that `config.model.init_parts` names. Raises InputError."""
     if is_pretrained_name(model.init_from):
         file = pretrained_file(model, num_classes=num_classes, data_dir=data_dir)
         variables, report = load_variables(model, target=target, file=file)
@@ -131,8 +132,6 @@ def pretrained_variables(
     folder = user_path(model.init_from)
     if not folder.is_dir():
         return load_variables(model, target=target)
-    if model.init_parts != "all":
-        raise InputError(f"init_parts={model.init_parts!r} is for files of weights; a run's folder is taken whole.")
     run = load_config(folder)
     may_differ = ("init_from", "init_parts", "freeze_batchnorm", "dtype", "remat")
     theirs = run.model.to_dict() | {key: model[key] for key in may_differ}
@@ -140,7 +139,17 @@ def pretrained_variables(
     lines = [f"{key}: {theirs[key]!r} there, {ours[key]!r} here" for key in ours if theirs[key] != ours[key]]
     if lines:
         raise InputError("that run trained another network: " + "; ".join(lines) + ".")
-    return checkpoint.restore_variables(folder, run, target)
+    if model.init_parts == "all":
+        try:
+            return checkpoint.restore_variables(folder, run, target)
+        except InputError as error:
+            hint = (
+                " For other classes: init_parts=all_but_head takes all but the last layer."
+                if "/head" in str(error)
+                else ""
+            )
+            raise InputError(f"{error}{hint}") from error
+    return load_own_names(checkpoint.restore_arrays(folder, run), target=target, parts=model.init_parts)
 
 
 def restore_peers(config: ConfigDict, workdir: Path | None, which: str) -> tuple[int | None, Peers]:

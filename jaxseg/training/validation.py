@@ -16,6 +16,7 @@ from jaxseg.config_checks import SIZE_MULTIPLE_PX
 from jaxseg.data import pipeline
 from jaxseg.data.records import Prepared
 from jaxseg.data.transforms import to_bytes
+from jaxseg.errors import InputError
 from jaxseg.training import parallel
 from jaxseg.training.state import Peers
 
@@ -95,6 +96,16 @@ def plateau(evaluations: Sequence[Mapping], *, key: str, patience: int) -> str |
         return None
     reached = f"{values[best]:.4f}, of step {evaluations[best]['step']:,}"
     return f"no better {key} than {reached}, in {since} evaluations (config.eval.patience={patience})"
+
+
+def check_valid_pixels(prepared: Prepared) -> None:
+    """Refuses splits without a pixel that is not void: nothing to learn from, or no score. Raises InputError."""
+    for split, lacks in (("train", "there is nothing to learn from"), ("val", "no score of it is defined")):
+        if not prepared.valid_pixels(split):
+            raise InputError(
+                f"{prepared.folder}: every pixel of the {split} split of {prepared.name} ({prepared.images(split):,} images) is"
+                f" void, so {lacks}; look at its masks: python -m jaxseg.data.check."
+            )
 
 
 def check_pixel_count(name: str, confusion: np.ndarray, expected: int | None) -> None:

@@ -5,7 +5,7 @@ there.
 """
 
 import contextlib
-import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 from jaxseg.config import all_fields, get_field, is_frozen, load_config, peer_path, peer_sections
 from jaxseg.data.records import Prepared
 from jaxseg.errors import InputError
-from jaxseg.files import file_lock, write_json
+from jaxseg.files import file_lock, read_json, write_json
 from jaxseg.labels import LABELS
 from jaxseg.models.torch_tensors import LoadReport
+from jaxseg.schemas import CONFIG_FILE
 from jaxseg.training.distributed import run_on_primary
 
 # Fields that may differ when a run is gone on with: none of them changes what has been computed so far.
@@ -32,6 +33,8 @@ MAY_CHANGE = (
     "eval.",
     "checkpoint.",
 )
+FILES = ("config.json", "train.jsonl", "eval.jsonl", "results.json", "predictions.png")
+FOLDERS = ("checkpoints", "tensorboard", "damaged")
 
 
 @contextlib.contextmanager
@@ -47,15 +50,25 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     def lock() -> None:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
+            check_places(workdir)
             held.enter_context(file_lock(workdir / "lock", if_held=refuse))
         except OSError as error:
             raise InputError(
-                f"--workdir={workdir}: no folder that can be written ({error.strerror}); use another."
+                f"--workdir={workdir}: no folder that can be written ({error.strerror or error}); use another."
             ) from error
 
     with contextlib.ExitStack() as held:
         run_on_primary(lock)
         yield
+
+
+def check_places(workdir: Path) -> None:
+    """Refuses a folder where a file of the run goes, a file where a folder goes, and what is neither. Raises InputError."""
+    for name in (*FILES, *FOLDERS):
+        path = workdir / name
+        if os.path.lexists(path) and not (path.is_dir() if name in FOLDERS else path.is_file()):
+            kind = "not a folder" if name in FOLDERS else "something else than the file that a run writes is there"
+            raise InputError(f"{path}: {kind}; move it away.")
 
 
 def write_or_check_config(workdir: Path, config: ConfigDict, prepared: Prepared) -> None:
@@ -68,7 +81,7 @@ def write_or_check_config(workdir: Path, config: ConfigDict, prepared: Prepared)
             started_from = ("model.init_from", "model.init_parts", "model.normalize")
             changed = {field: line for field, line in changed.items() if not field.endswith(started_from)}
         lines = list(changed.values()) + computed_otherwise(workdir, config)
-        fingerprint = json.loads(path.read_text(encoding="utf-8")).get("data")
+        fingerprint = read_json(path, CONFIG_FILE).get("data")
         if fingerprint != prepared.fingerprint:
             lines.append(f"the prepared data: fingerprint {fingerprint} there, {prepared.fingerprint} now")
         if lines:
@@ -89,7 +102,7 @@ def check_config_matches_primary(workdir: Path, config: ConfigDict, prepared: Pr
         )
     if lines := list(config_differences(load_config(workdir), config).values()):
         raise InputError("another config than on the first host:\n  " + "\n  ".join(lines))
-    fingerprint = json.loads(path.read_text(encoding="utf-8"))["data"]
+    fingerprint = read_json(path, CONFIG_FILE).get("data")
     if fingerprint != prepared.fingerprint:
         raise InputError(f"other data: fingerprint {fingerprint} on the first host, {prepared.fingerprint} here.")
 
@@ -113,7 +126,7 @@ def computed_otherwise(workdir: Path, config: ConfigDict) -> list[str]:
     Those wrote no `optim.decay_on`. What they called adam with decay is adamw to `load_config`, and goes on as that.
     """
     steps = [int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*") if path.name.isdecimal()]
-    stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
+    stored = read_json(workdir / "config.json", CONFIG_FILE)["config"]
     lines = []
     for name, section in peer_sections(config).items():
         written = stored if name == config.peer else stored.get("peers", {}).get(name, {})

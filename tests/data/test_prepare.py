@@ -1,7 +1,9 @@
 """Preparation: the records hold what the raw files hold, once, and nothing half-written is trusted."""
 
 import json
+import os
 import shutil
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from jaxseg.config import default
 from jaxseg.data import transforms
 from jaxseg.data.prepare import MANIFEST, prepare
 from jaxseg.data.sources import find_source, read_sample
-from jaxseg.errors import InputError
+from jaxseg.errors import InputError, ResourceError
 from tests import raw_data
 
 
@@ -135,3 +137,90 @@ def test_manifest_names_every_file_and_its_bytes(data):
     manifest = json.loads((prepared.folder / MANIFEST).read_text())
     on_disk = {p.name: p.stat().st_size for p in prepared.folder.iterdir() if p.name != MANIFEST}
     assert manifest["bytes"] == on_disk
+
+
+@pytest.mark.parametrize("given", ["source_dir", "nothing"])
+def test_what_is_prepared_is_read_where_nobody_may_write(data, monkeypatch, given):
+    before = prepare(data)
+    if given == "nothing":
+        data.source_dir = ""
+    (before.folder.parents[3] / "prepare.lock").unlink()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # also for root
+    assert prepare(data).fingerprint == before.fingerprint
+    assert not (before.folder.parents[3] / "prepare.lock").exists()
+    data.update({"size_px": 40, "source_dir": str(before.folder.parents[4] / "raw")})
+    with pytest.raises(
+        InputError, match=r"prepare.lock: cannot be locked \(the folder is not writable\).*config.data.dir"
+    ):
+        prepare(data)
+
+
+def test_rendered_scenes_are_read_where_nobody_may_write(tmp_path, monkeypatch):
+    data = default().data
+    data.update({"name": "synthetic", "scenes": 6, "dir": str(tmp_path), "size_px": 32})
+    before = prepare(data)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert prepare(data).fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize(("free", "fits"), [(5 * 36 * 36, True), (5 * 36 * 36 - 1, False)])
+def test_records_that_cannot_fit_on_the_disk_are_refused_before_they_are_written(data, monkeypatch, free, fits):
+    """Five images of 36·36 pixels, of at least one byte each."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free, 0, free))
+    if fits:
+        assert prepare(data).images("train") == 3
+        return
+    with pytest.raises(ResourceError, match=r"5 images of 36×36 pixels.*6.3 KiB .*config.data.size_px=36 smaller"):
+        prepare(data)
+
+
+def test_scenes_that_cannot_fit_on_the_disk_are_refused(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 10**9))
+    data = default().data
+    data.update({"name": "synthetic", "scenes": 1_000_000, "dir": str(tmp_path)})
+    with pytest.raises(ResourceError, match=r"1,000,000 rendered scenes.*46.6 GiB.*config.data.scenes=1000000"):
+        prepare(data)
+
+
+def test_a_home_of_nobody_is_named(data):
+    data.dir = "~no_such_user_here/data"
+    with pytest.raises(InputError, match=r"config.data.dir=~no_such_user_here/data: "):
+        prepare(data)
+    data.dir, data.source_dir = "/tmp", "~no_such_user_here/data"
+    with pytest.raises(InputError, match=r"config.data.source_dir=~no_such_user_here/data: "):
+        prepare(data)
+
+
+CHANGES = {
+    "no images": ("splits.val.images", 0),
+    "many images": ("splits.val.images", "many"),
+    "sides that are no range": ("splits.val.height_px", [36]),
+    "sides that are texts": ("splits.train.width_px", ["36", "36"]),
+    "a label that is a name": ("splits.train.pixels_of_label", {"car": 3}),
+    "fewer pixels than none": ("splits.train.pixels_of_label", {"3": -3}),
+    "infinitely many pixels": ("splits.train.pixels_of_label", {"3": float("inf")}),
+    "another digest": ("splits.train.sha256", "abc"),
+    "bytes of nothing": ("bytes", {}),
+    "bytes that are a list": ("bytes", [1]),
+    "bytes beyond all numbers": ("bytes", {"features.json": 10**400}),
+    "a path that leads out": ("bytes", {"../prepared.json": 3}),
+    "another name": ("name", "mars"),
+    "a name that is none": ("name", 7),
+}
+
+
+@pytest.mark.parametrize(("path", "value"), CHANGES.values(), ids=CHANGES)
+def test_a_manifest_that_does_not_fit_is_not_trusted(data, path, value):
+    prepared = prepare(data)
+    manifest = json.loads((prepared.folder / MANIFEST).read_text())
+    *sections, field = path.split(".")
+    inner = manifest
+    for section in sections:
+        inner = inner[section]
+    inner[field] = value
+    (prepared.folder / MANIFEST).write_text(json.dumps(manifest))
+    data.source_dir = ""
+    with pytest.raises(InputError, match=r"nothing prepared in config.data.dir"):
+        prepare(data)

@@ -1,7 +1,9 @@
 """Means, spreads and paired intervals, against scipy's own paired test and hand counts."""
 
+import functools
 import json
 import math
+import operator
 
 import numpy as np
 import pytest
@@ -98,13 +100,43 @@ def test_a_run_that_failed_has_no_score():
 def test_runs_outside_of_studies(tmp_path):
     write_study(tmp_path / "p", runs_of("unet", UNET))
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "results.json").write_text(json.dumps({"reported_peer": "unet", "peers": {}}))
+    alone = {key: value for key, value in run("camvid-text-unet-seed0", iou=0.5).items() if key != "study"}
+    (tmp_path / "demo" / "results.json").write_text(json.dumps(alone))
     (tmp_path / "bench.json").write_text(json.dumps({"benchmark": "step"}))
     assert list(load_single_runs(tmp_path)) == ["demo/results.json"]
 
 
 @pytest.mark.parametrize(
-    ("text", "match"), [("{", "camvid-text-unet-seed9.json: cannot be read"), ("{}", "not a run of a")]
+    ("path", "value", "match"),
+    [
+        ("peers", {}, r"no scores of 'unet'"),
+        ("peers.unet.confusion", [[1, 2], [3]], r"its confusion matrix is not 3 × 3"),
+        ("peers.unet.mean_iou", "high", r"peers.unet.mean_iou is 'high'; expected a number or null"),
+        ("peers.unet.confusion.0.0", -1, r"peers.unet.confusion.0.0 is -1; expected greater than or equal to 0"),
+        ("curves.val.mean_iou", [0.5], r"curves.val: 2 steps, but 1 values of mean_iou"),
+        ("wall_time_s", float("inf"), r"wall_time_s is inf; expected a finite number"),
+        ("data.name", "mars", r"data set 'mars' is not known here"),
+        ("commit", 7, r"commit is 7; expected a text"),
+    ],
+)
+def test_a_field_of_a_run_that_does_not_fit_is_named(tmp_path, path, value, match):
+    folder = write_study(tmp_path / "p", runs_of("unet", UNET))
+    content = run("camvid-text-unet-seed9", iou=0.5)
+    *sections, field = [int(part) if part.isdecimal() else part for part in path.split(".")]
+    functools.reduce(operator.getitem, sections, content)[field] = value
+    (folder / "camvid-text-unet-seed9.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"camvid-text-unet-seed9.json: .*{match}"):
+        load_studies(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{", "camvid-text-unet-seed9.json: cannot be read"),
+        ("{}", "not a run of a"),
+        ('{"failed": 1, "study": {}}', "study.arm is missing"),
+        ("[" * 100_000, "cannot be read as JSON"),
+    ],
 )
 def test_a_damaged_file_is_named(tmp_path, text, match):
     folder = write_study(tmp_path / "p", runs_of("unet", UNET))

@@ -84,3 +84,41 @@ def test_empty_run_is_named(tmp_path, config):
         pytest.raises(InputError, match=r"checkpoints: there is no checkpoint"),
     ):
         checkpoint.find_step(manager, "last")
+
+
+NOTES = {
+    "metrics that are no JSON": ("metrics/metrics", "nonsense"),
+    "metrics that are a list": ("metrics/metrics", "[1]"),
+    "metrics of another name": ("metrics/metrics", '{"loss": 1}'),
+    "a metric that is a text": ("metrics/metrics", '{"mean_iou": "high"}'),
+    "a metric beyond all numbers": ("metrics/metrics", '{"mean_iou": 1e400}'),
+    "metadata that are a list": ("_CHECKPOINT_METADATA", "[1]"),
+    "metadata of other types": ("_CHECKPOINT_METADATA", '{"item_handlers": 7, "metrics": 7}'),
+    "metadata a hundred thousand deep": ("_CHECKPOINT_METADATA", "[" * 100_000),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), NOTES.values(), ids=NOTES)
+def test_notes_of_the_newest_that_cannot_be_read_put_it_aside(tmp_path, config, name, text):
+    save_all(tmp_path, config, "mean_iou", [(1, 0.2), (2, 0.9)])
+    (tmp_path / "checkpoints/2" / name).write_text(text)
+    told = []
+    with checkpoint.open_manager(tmp_path, config, say=told.append) as manager:
+        step, _ = checkpoint.restore_newest(manager, peers(1), aside=tmp_path / "damaged", say=told.append)
+        assert (step, manager.best_step()) == (1, 1)
+        checkpoint.save(manager, 3, peers(3), {"mean_iou": 0.1})
+    assert len(told) == 1
+    assert str(tmp_path / "damaged/2") in told[0]
+    assert (tmp_path / "damaged/2" / name).read_text() == text
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "3"]
+
+
+def test_notes_that_cannot_be_read_are_left_where_nothing_may_be_moved(tmp_path, config):
+    save_all(tmp_path, config, "mean_iou", [(1, 0.2), (2, 0.9)])
+    (tmp_path / "checkpoints/2/metrics/metrics").write_text("nonsense")
+    with pytest.raises(InputError, match=r"checkpoints/2: cannot be read .*move it away"):
+        checkpoint.open_manager(tmp_path, config, read_only=True)
+    (tmp_path / "checkpoints/1/metrics/metrics").write_text("nonsense")
+    with pytest.raises(InputError, match=r"checkpoints/1, .*checkpoints/2: cannot be read"):
+        checkpoint.open_manager(tmp_path, config)  # a run that would begin anew
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]

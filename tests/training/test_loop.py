@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxseg.config import load_config
 from jaxseg.data import pipeline
@@ -154,3 +155,35 @@ def test_other_views_score_crops(tiny, tmp_path, view):
 
 
 # ---- Several peers
+
+
+@pytest.mark.parametrize(("split", "lacks"), [("train", "nothing to learn from"), ("val", "no score of it is defined")])
+def test_a_split_that_is_all_void_is_refused_before_training(tiny, tmp_path, camvid_dir, split, lacks):
+    copy = shutil.copytree(camvid_dir, tmp_path / "raw")
+    for path in (copy / f"{split}annot").iterdir():
+        with Image.open(path) as mask:
+            size = mask.size
+        Image.new("L", size, 11).save(path)  # CamVid's void
+    tiny.data.update({"source_dir": str(copy), "dir": str(tmp_path / "data")})
+    with pytest.raises(InputError, match=rf"every pixel of the {split} split of camvid .* is void, so .*{lacks}"):
+        train_and_evaluate(tiny, tmp_path / "run")
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_crops_without_a_valid_pixel_give_null(tiny, tmp_path, camvid_dir):
+    """One pixel of the validation split, in a corner, is valid: central crops see none. The best is by a score that is not
+    there, and the JSON says null."""
+    copy = shutil.copytree(camvid_dir, tmp_path / "raw")
+    for path in (copy / "valannot").iterdir():
+        with Image.open(path) as mask:
+            label = np.full(mask.size[::-1], 11, np.uint8)
+        label[0, 0] = 0
+        Image.fromarray(label).save(path)
+    tiny.data.update({"source_dir": str(copy), "dir": str(tmp_path / "data"), "resize": "none"})
+    tiny.eval.view = "center"
+    results = train_and_evaluate(tiny, tmp_path / "run")
+    stored = json.loads((tmp_path / "run/results.json").read_text(), parse_constant=pytest.fail)
+    assert stored["peers"]["unet"]["mean_iou"] is None
+    assert stored["best"]["metrics"]["mean_iou"] is None
+    assert results["peers"]["unet"]["pixels"] == 0
+    assert json.loads(json.dumps(train_and_evaluate(tiny, tmp_path / "run")["step"])) == 5  # it can be read again

@@ -171,3 +171,32 @@ def test_a_ramp_resumes_exactly(tiny, tmp_path):
     assert [line["unet/ramp"] for line in logged] == [0, 0, 0.5, 1]
     assert lines(tmp_path / "parts" / "train.jsonl") == logged
     assert_same(saved(tmp_path / "parts", tiny), saved(tmp_path / "whole", tiny))
+
+
+def test_a_network_for_other_classes_starts_from_a_run_without_its_head(tiny, tmp_path, trained_run):
+    with checkpoint.open_manager(trained_run, tiny.checkpoint, read_only=True) as manager:
+        trained = saved(trained_run, tiny, manager.best_step())
+    shutil.copytree(trained_run, tmp_path / "first")
+    tiny.model.init_from = str(tmp_path / "first")
+    with pytest.raises(InputError, match=r"float32\[11\] there, float32\[7\].*init_parts=all_but_head takes"):
+        create_peers(tiny, num_classes=7, steps=1)
+    tiny.model.init_parts = "all_but_head"
+    peers, reports = create_peers(tiny, num_classes=7, steps=1)
+    tiny.model.init_from, tiny.model.init_parts = "", "all"
+    fresh, _ = create_peers(tiny, num_classes=7, steps=1)
+    for collection in ("params", "batch_stats"):
+        for path, leaf in jax.tree.leaves_with_path(getattr(peers["unet"], collection)):
+            name = f"['unet'].{collection}{jax.tree_util.keystr(path)}"
+            there = fresh["unet"].params["head"][path[-1].key] if "head" in name else trained[name]
+            assert np.array_equal(leaf, there), name
+    assert set(reports["unet"].fresh) == {"params/head/kernel", "params/head/bias"}
+    assert len(reports["unet"].loaded) == 98
+
+
+def test_a_run_that_began_without_a_head_can_be_started_from_whole(tiny, tmp_path, trained_run):
+    shutil.copytree(trained_run, tmp_path / "first")
+    path = tmp_path / "first/config.json"
+    path.write_text(path.read_text().replace('"init_parts": "all"', '"init_parts": "all_but_head"'))
+    tiny.model.init_from = str(tmp_path / "first")
+    _, reports = create_peers(tiny, num_classes=11, steps=1)
+    assert len(reports["unet"].loaded) == 100

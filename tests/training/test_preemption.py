@@ -1,18 +1,26 @@
 """Signals: the step is saved, and the run goes on the same."""
 
 import os
+import pty
 import signal
+import subprocess
+import sys
+import time
 
+import jax
 import pytest
 
 from jaxseg.errors import StoppedError
 from jaxseg.training.logger import Logger
 from jaxseg.training.loop import train_and_evaluate
 from jaxseg.training.preemption import PreemptionListener
-from tests.runs import assert_same, lines, saved
+from tests.runs import assert_same, lines, run_environment, saved, tiny_arguments
 
 
-@pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 2), (signal.SIGINT, 3)])  # 3: an evaluation, too
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [(signal.SIGTERM, 2), (signal.SIGINT, 3), (signal.SIGHUP, 2), (signal.SIGUSR1, 2)],  # 3: an evaluation, too
+)
 def test_a_signal_saves_the_step_and_the_run_goes_on_the_same(tiny, tmp_path, monkeypatch, trained_run, number, step):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     add = Logger.add
@@ -46,3 +54,64 @@ def test_the_second_signal_is_not_waited_for():
                 signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_what_kernel_shell_and_slurm_send_twice_is_one_request(number):
+    before = signal.getsignal(number)
+    with PreemptionListener() as preemption:
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        assert preemption.signal == number
+    assert signal.getsignal(number) == before
+
+
+def test_below_nohup_a_hangup_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with PreemptionListener() as preemption:
+            signal.raise_signal(signal.SIGHUP)
+            assert not preemption.requested(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_on_several_hosts_other_signals_are_passed_on_as_the_one_that_jax_hears(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with PreemptionListener():
+            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM, signal.SIGTERM]
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_ends_the_run_with_its_step_saved(camvid_dir, tmp_path):
+    """Slow: a process of its own, with a terminal. What it writes there afterwards is an error of the system's."""
+    main, side = pty.openpty()
+    more = [f"--workdir={tmp_path / 'run'}", "--config.train.epochs=10000", "--config.train.log_every_steps=1"]
+    more.append("--config.eval.every_epochs=10000")
+    command = [sys.executable, "-m", "jaxseg.main", *tiny_arguments(camvid_dir, tmp_path), *more]
+    child = subprocess.Popen(
+        command, stdin=side, stdout=side, stderr=side, env=run_environment(), start_new_session=True,
+        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(side)
+    log = tmp_path / "run/train.jsonl"
+    until = time.monotonic() + 120
+    os.set_blocking(main, False)
+    while not (log.exists() and len(log.read_text().splitlines()) > 3):
+        assert time.monotonic() < until
+        assert child.poll() is None
+        try:
+            os.read(main, 65536)
+        except BlockingIOError:
+            time.sleep(0.05)
+    os.close(main)
+    assert child.wait(60) == 128 + signal.SIGHUP
+    steps = [line["step"] for line in lines(log)]
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == [str(steps[-1])]

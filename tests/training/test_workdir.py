@@ -1,6 +1,7 @@
 """A run's folder belongs to one process, one config and one data set."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -119,4 +120,32 @@ def test_a_run_of_before_does_not_go_on_amid_its_warm_up(tiny, copy_of, trained_
     shutil.rmtree(run / "checkpoints/5")
     tiny.optim.warmup_steps = 4
     with pytest.raises(InputError, match=r"config\.optim\.warmup_steps=4: update i of n had i/n of the rate there"):
+        train_and_evaluate(tiny, run)
+
+
+@pytest.mark.parametrize("name", ["config.json", "train.jsonl", "eval.jsonl", "results.json", "predictions.png"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to nowhere"])
+def test_what_is_no_file_where_one_goes_is_told_before_training(tiny, tmp_path, name, kind):
+    path = tmp_path / "run" / name
+    path.parent.mkdir()
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "link to nowhere": lambda: path.symlink_to("x")}[kind]()
+    with pytest.raises(InputError, match=f"{name}: something else than the file that a run writes is there"):
+        train_and_evaluate(tiny, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "damaged"])
+def test_what_is_no_folder_where_one_goes_is_told_before_training(tiny, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("x")
+    with pytest.raises(InputError, match=f"{name}: not a folder; move it away"):
+        train_and_evaluate(tiny, tmp_path / "run")
+
+
+def test_a_log_of_another_network_is_told(tiny, copy_of, trained_run):
+    run = copy_of(trained_run)
+    log = run / "train.jsonl"
+    log.write_text(log.read_text().replace("unet/loss", "net/loss"))
+    (run / "eval.jsonl").write_text("")
+    tiny.train.epochs = 3
+    with pytest.raises(InputError, match=r"train.jsonl: step 1 has no unet/loss"):
         train_and_evaluate(tiny, run)

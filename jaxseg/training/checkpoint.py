@@ -252,7 +252,8 @@ def restore_networks(manager: ocp.CheckpointManager, step: int, peers: Peers) ->
     what = f"peers {', '.join(peers)} of the run's config"
     targets = {name: _network(peer) for name, peer in peers.items()}
     restored = _restore_parts(manager, step, targets, what)
-    return {name: averaged(peer.replace(opt_state=(), **restored[name])) for name, peer in peers.items()}
+    others = {"step": np.asarray(step, np.int32), "opt_state": ()}
+    return {name: averaged(peer.replace(**others, **restored[name])) for name, peer in peers.items()}
 
 
 def restore_variables(workdir: Path, config: ConfigDict, target: dict) -> tuple[dict, LoadReport]:
@@ -341,13 +342,10 @@ def find_step(manager: ocp.CheckpointManager, which: str) -> int:
 def _saved(peer: TrainState) -> dict:
     """What of a peer is saved; functions and the optimiser's definition come from the config."""
     average = {} if peer.ema is None else {"ema": peer.ema}
-    return _live(peer) | {"opt_state": peer.opt_state} | average
+    live = {"params": peer.params, "batch_stats": peer.batch_stats}
+    return {"step": peer.step, "opt_state": peer.opt_state} | live | average
 
 
 def _network(peer: TrainState) -> dict:
     """What of that makes predictions: the average where there is one."""
-    return _live(peer) if peer.ema is None else {"step": peer.step, "ema": peer.ema}
-
-
-def _live(peer: TrainState) -> dict:
-    return {"step": peer.step, "params": peer.params, "batch_stats": peer.batch_stats}
+    return {"params": peer.params, "batch_stats": peer.batch_stats} if peer.ema is None else {"ema": peer.ema}

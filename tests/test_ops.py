@@ -1,4 +1,4 @@
-"""Max pooling and bilinear resizing against hand counts and XLA's own."""
+"""Max pooling, sums and bilinear resizing against hand counts and XLA's own."""
 
 import flax
 import jax
@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 from jaxseg.models.layers import max_pool_3x3
-from jaxseg.ops import max_pool, resize_bilinear
+from jaxseg.ops import max_pool, resize_bilinear, sum_pixels
 
 
 def test_max_pool_sends_the_gradient_to_the_first_maximum():
@@ -75,3 +75,13 @@ def test_upsampling_by_hand():
             top, bottom = (x[0, k, c0] * (1 - b) + x[0, k, c1] * b for k in (r0, r1))
             expected[0, i, j] = top * (1 - a) + bottom * a
     np.testing.assert_allclose(resize_bilinear(x, size), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 24, 32), (1, 1, 1), (4, 64, 64, 3)])
+def test_sums_over_pixels_are_accurate(shape):
+    """To 5e-7 of float64; 2e-7 on the machine where it was written, and 9e-7 by `jnp.sum`."""
+    for seed in range(4):
+        x = np.random.default_rng(seed).gamma(2, 2, shape).astype(np.float32)
+        exact = x.astype(np.float64).sum((0, 1, 2))
+        np.testing.assert_allclose(jax.jit(sum_pixels)(x), exact, rtol=5e-7)
+    np.testing.assert_array_equal(jax.grad(lambda x: sum_pixels(x).sum())(jnp.asarray(x)), np.ones(shape))

@@ -90,7 +90,10 @@ class Labels:
 
     def as_dict(self) -> dict:
         """For JSON; `labels_from_dict` undoes it."""
-        rows = [[row.name, row.raw_id, row.train_id, list(row.color)] for row in self.rows]
+        rows = [
+            {"name": row.name, "id": row.raw_id, "train_id": row.train_id, "color": list(row.color)}
+            for row in self.rows
+        ]
         return {"display_name": self.display_name, "masks": self.masks, "rows": rows}
 
 
@@ -126,7 +129,7 @@ def voc_color(number: int) -> tuple[int, int, int]:
 
 def labels_from_dict(stored: Mapping) -> Labels:
     """`Labels.as_dict` back."""
-    rows = tuple(Label(name, raw_id, train_id, tuple(color)) for name, raw_id, train_id, color in stored["rows"])
+    rows = tuple(Label(row["name"], row["id"], row["train_id"], tuple(row["color"])) for row in stored["rows"])
     return Labels(rows, stored["display_name"], stored["masks"])
 
 

@@ -9,7 +9,7 @@ import functools
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
@@ -35,6 +35,7 @@ def _score(value: Any, check) -> float | None:
 
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Score = Annotated[FiniteFloat | None, WrapValidator(_score)]
 Scores = dict[str, Score]
@@ -57,11 +58,27 @@ class Config(PeerConfig, total=False):
     checkpoint: dict[str, Any]
 
 
+class LabelRow(TypedDict):
+    name: str
+    id: Count
+    train_id: Byte
+    color: Annotated[list[Byte], Field(min_length=3, max_length=3)]
+
+
+class LabelsTable(TypedDict):
+    """The classes of a folder of one's own, as `jaxseg.labels.Labels.as_dict` writes them."""
+
+    display_name: str
+    masks: Literal["ids", "colors"]
+    rows: Annotated[list[LabelRow], Field(min_length=2)]
+
+
 class ConfigFile(TypedDict):
     """config.json of a run; `jaxseg.config.load_config` checks the values by its table."""
 
     config: Config
     data: NotRequired[str]
+    labels: NotRequired[LabelsTable]
 
 
 class Split(TypedDict):
@@ -83,12 +100,14 @@ class PreparedFile(TypedDict):
     """prepared.json beside records. bytes: of every file beside it."""
 
     name: str
+    labels: NotRequired[LabelsTable]
     bytes: dict[Annotated[str, Field(pattern="^[^/]+$")], Count]
     splits: Splits
 
 
 class Data(TypedDict):
     name: str
+    labels: NotRequired[LabelsTable]
     fingerprint: str
     train: Count
     val: Count

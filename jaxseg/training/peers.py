@@ -35,6 +35,7 @@ from jaxseg.models.factory import fresh_variables, load_variables, make_model
 from jaxseg.models.pretrained import is_pretrained_name, pretrained_file, settle_pretrained
 from jaxseg.models.torch_tensors import LoadReport
 from jaxseg.models.torch_weights import load_own_names
+from jaxseg.schemas import CONFIG_FILE
 from jaxseg.training import checkpoint
 from jaxseg.training.optimizers import make_optimizer
 from jaxseg.training.parallel import AXIS
@@ -176,11 +177,12 @@ def labels_of_run(config: ConfigDict, workdir: Path | None) -> Labels:
     """
     if config.data.name in LABELS:
         return LABELS[config.data.name]
-    return (
-        prepare(config.data).labels
-        if workdir is None
-        else labels_from_dict(read_json(workdir / "config.json")["labels"])
-    )
+    if workdir is None:
+        return prepare(config.data).labels
+    stored = read_json(workdir / "config.json", CONFIG_FILE)
+    if "labels" not in stored:
+        raise InputError(f"{workdir / 'config.json'}: labels are missing, the classes that the run was trained with.")
+    return labels_from_dict(stored["labels"])
 
 
 def check_networks_match(config: ConfigDict, trained: ConfigDict) -> None:

@@ -166,6 +166,8 @@ SECTIONS = {
                            ' fetched once into data.dir. "": fresh ones.'),
         "init_parts": Field("all", "What is taken of init_from; the name of an ImageNet ResNet sets backbone.", choices={
             "all": "", "all_but_head": "", "backbone": "of all but unet, also from an ImageNet ResNet"}),
+        "init_required": Field(True, "Whether a run that cannot fetch weights by name is refused; else it says so, and begins"
+                               " with fresh ones."),
         "freeze_batchnorm": Field(False, "Train with the running statistics of init_from, unchanged; scale and bias learn."),
     }),
     "loss": ("what the network learns by", {

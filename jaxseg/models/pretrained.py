@@ -230,6 +230,32 @@ def pretrained_file(model: ConfigDict, *, num_classes: int, data_dir: str | Path
     return path
 
 
+def drop_unreachable(
+    config: ConfigDict, *, stored: ConfigDict | None, num_classes: int, say: Callable[[str], None]
+) -> None:
+    """Of peers whose weights by name are not required and cannot be had, sets `model.init_from` to fresh ones.
+
+    Args:
+      config: settled; is changed.
+      stored: of the run that is gone on with, which decided when it began; None: it begins now.
+      num_classes: of the networks.
+      say: takes a sentence for every peer that begins with fresh weights.
+    """
+    for name, section in peer_sections(config).items():
+        model = section.model
+        if model.init_required or not is_pretrained_name(model.init_from):
+            continue
+        if stored is not None:
+            if not peer_sections(stored)[name].model.init_from:
+                model.update({"init_from": "", "init_parts": "all"})
+            continue
+        try:
+            pretrained_file(model, num_classes=num_classes, data_dir=config.data.dir)
+        except InputError as error:
+            say(f"{name}: begins with fresh weights, since {model.init_from} cannot be had: {error}")
+            model.update({"init_from": "", "init_parts": "all"})
+
+
 def _fetch_or_verify(remote: RemoteFile, path: Path) -> None:
     if not path.is_file():
         remote = with_size(remote, path)

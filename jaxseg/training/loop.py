@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 
-from jaxseg.config import is_frozen, peer_path, peer_sections
+from jaxseg.config import is_frozen, load_config, peer_path, peer_sections
 from jaxseg.config_checks import check_batch_statistics, check_devices, check_warmup, validate
 from jaxseg.console import PlainConsole
 from jaxseg.data import pipeline
@@ -23,7 +23,7 @@ from jaxseg.errors import ResourceError, StoppedError
 from jaxseg.files import write_json
 from jaxseg.floor import check_jaxlib
 from jaxseg.metrics import summarize_confusion
-from jaxseg.models.pretrained import settle_pretrained
+from jaxseg.models.pretrained import drop_unreachable, settle_pretrained
 from jaxseg.provenance import provenance
 from jaxseg.reporting.figures import prediction_figure
 from jaxseg.training import checkpoint, parallel
@@ -101,6 +101,8 @@ def train(
     """
     console = PlainConsole(quiet=not is_primary_host())
     raise_on_all_hosts(lambda: check_valid_pixels(prepared))
+    stored = load_config(workdir) if (workdir / "config.json").exists() else None
+    drop_unreachable(config, stored=stored, num_classes=prepared.labels.num_classes, say=console.say)
     weights = class_weights(config, prepared)
     schedule_steps = steps_of_epochs(config, prepared, config.train.epochs)
     check_warmup(config, steps=schedule_steps)

@@ -302,3 +302,29 @@ def test_a_folder_that_cannot_be_written(small, tmp_path):
     settled(config)
     with pytest.raises(InputError, match=r"cannot be written .* set config.data.dir"):
         pretrained_file(config.model, num_classes=11, data_dir=tmp_path / "file")
+
+
+def test_weights_that_are_not_required_may_be_missing(monkeypatch):
+    """It is decided when a run begins, and kept: whether the network could be reached later changes nothing."""
+    config = default()
+    config.model.update({"name": "deeplabv3", "init_from": RESNET, "init_required": False})
+    pretrained.settle_pretrained(config, say=lambda sentence: None)
+    reached = config.copy_and_resolve_references()
+    said = []
+
+    def unreachable(*arguments, **options):
+        raise InputError("no network")
+
+    monkeypatch.setattr(pretrained, "pretrained_file", unreachable)
+    pretrained.drop_unreachable(config, stored=None, num_classes=19, say=said.append)
+    assert (config.model.init_from, config.model.init_parts, config.model.normalize) == ("", "all", "imagenet")
+    assert len(said) == 1
+    assert "no network" in said[0]
+    later = reached.copy_and_resolve_references()
+    pretrained.drop_unreachable(later, stored=config, num_classes=19, say=said.append)
+    assert later.model.init_from == ""
+    pretrained.drop_unreachable(
+        later := reached.copy_and_resolve_references(), stored=reached, num_classes=19, say=said.append
+    )
+    assert later.model.init_from == RESNET
+    assert len(said) == 1

@@ -59,7 +59,7 @@ def commit() -> str | None:
 
     def git(*arguments):
         return subprocess.run(
-            ["git", "-C", folder, *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", folder, *arguments], capture_output=True, text=True, errors="surrogateescape", check=True
         ).stdout.strip()
 
     try:

@@ -264,3 +264,8 @@ def test_help_of_all_commands_is_shown_in_ascii_too():
         [sys.executable, "-m", "jaxseg", "--help"], env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_page_with_a_name_that_is_no_utf_8_is_written(tmp_path):
+    report.write_page("<p>caf\udce9 256×128</p>", tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "<p>caf\\udce9 256×128</p>"

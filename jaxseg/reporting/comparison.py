@@ -164,7 +164,7 @@ def load_study_run(path: Path) -> dict:
 def check_run(run: dict, path: Path) -> None:
     """That what a run's JSON says fits together. Raises InputError."""
     peer, dataset = run["reported_peer"], run["data"]["name"]
-    if dataset not in LABELS:
+    if dataset not in LABELS and "labels" not in run["data"]:
         raise InputError(f"{path}: data set {dataset!r} is not known here; known are {', '.join(LABELS)}.")
     if peer not in run["peers"]:
         raise InputError(f"{path}: holds no scores of {peer!r}, the peer that it reports; {AGAIN}")

@@ -325,6 +325,112 @@ def _(folder):
     list_of(folder, b"\xff\xfe\n")
 
 
+# ---- A folder of one's own
+
+OWN = ["jaxseg.main", "--config=configs/folder.py:scratch", "--workdir=new", *TINY, "--config.data.source_dir=own"]
+OWN += ["--config.data.resize=square"]
+
+
+def own_folder(name: str, says: str, *more: str):
+    """Declares the decorated damage of a sound folder: ids 0 to 11 in masks, all but 11 named."""
+
+    def declare(damage):
+        def make(folder: Path) -> None:
+            for split in ("train", "val"):
+                shutil.copytree(folder / "camvid" / split, folder / "own" / split / "images")
+                shutil.copytree(folder / "camvid" / f"{split}annot", folder / "own" / split / "masks")
+            rows = [f'[[classes]]\nname = "class {i}"\nids = [{i}]\n' for i in range(11)]
+            rows.append('[[classes]]\nname = "void"\nids = [11]\nvoid = true\n')
+            (folder / "own/classes.toml").write_text('masks = "ids"\n' + "".join(rows))
+            damage(folder / "own")
+
+        case("own folder", name, says, *more, command=OWN)(make)
+        return damage
+
+    return declare
+
+
+def replace_in_classes(root: Path, old: str, new: str) -> None:
+    text = (root / "classes.toml").read_text()
+    assert old in text
+    (root / "classes.toml").write_text(text.replace(old, new))
+
+
+@own_folder("masks and images that are alone", "train_0.png: its mask")
+def _(root):
+    (root / "train/masks/train_0.png").unlink()
+    (root / "train/images/train_1.png").unlink()
+
+
+@own_folder("no classes.toml", "--write_classes")
+def _(root):
+    (root / "classes.toml").unlink()
+
+
+@own_folder("classes.toml is no TOML", "not a TOML file")
+def _(root):
+    (root / "classes.toml").write_text("[[classes")
+
+
+@own_folder("a class without ids", "ids is missing")
+def _(root):
+    replace_in_classes(root, "ids = [3]", "")
+
+
+@own_folder("an id of two classes", "id 3 stands 2 times")
+def _(root):
+    replace_in_classes(root, "ids = [4]", "ids = [3]")
+
+
+@own_folder("an id that no class has", "label id 11 is out of range")
+def _(root):
+    replace_in_classes(root, "ids = [11]", "ids = [99]")
+
+
+@own_folder("a class that is never seen", "no training mask holds unicorn")
+def _(root):
+    with (root / "classes.toml").open("a") as file:
+        file.write('[[classes]]\nname = "unicorn"\nids = [77]\n')
+
+
+@own_folder("colors for ids", "expected one label id per pixel")
+def _(root):
+    for path in (root / "train/masks").iterdir():
+        with Image.open(path) as mask:
+            mask.convert("RGB").save(path)
+
+
+@own_folder("a mask in JPEG", "a format that changes values")
+def _(root):
+    path = root / "train/masks/train_0.png"
+    with Image.open(path) as mask:
+        mask.save(path.with_suffix(".jpg"))
+    path.unlink()
+
+
+@own_folder("one validation image", "1 val images with masks were found")
+def _(root):
+    for path in [*sorted((root / "val/images").iterdir())[1:], *sorted((root / "val/masks").iterdir())[1:]]:
+        path.unlink()
+
+
+@own_folder("images outside of the splits", "is in no split")
+def _(root):
+    shutil.copytree(root / "train/images", root / "images")
+    shutil.copytree(root / "train/masks", root / "masks")
+
+
+@own_folder("a list with three words in a line", "line 1")
+def _(root):
+    (root / "train.txt").write_text("a b c\n")
+
+
+@own_folder("nothing in it", "0 train images with masks were found")
+def _(root):
+    shutil.rmtree(root)
+    root.mkdir()
+
+
 # ---- Prepared records, without the raw data
 
 

@@ -25,7 +25,7 @@ from jaxseg import cli
 from jaxseg.console import progress_bar
 from jaxseg.data.pairs import Sample
 from jaxseg.data.proposal import write_proposal
-from jaxseg.data.sources import VAL_FRACTION, WANTED, Source, find_source, read_image, read_mask
+from jaxseg.data.sources import READ_PX, VAL_FRACTION, WANTED, Source, find_source, picture_px, read_image, read_mask
 from jaxseg.errors import InputError
 from jaxseg.files import parallel_map
 from jaxseg.labels import OWN, VOID
@@ -84,7 +84,12 @@ def check(source: Source) -> dict[str, Findings]:
     with progress_bar(f"checking {source.name}", total) as advance:
         for split, samples in source.samples.items():
             f = found[split] = Findings()
-            for size, pixels, problems in parallel_map(lambda sample: look(source, sample), samples):
+            for size, pixels, problems in parallel_map(
+                lambda sample: look(source, sample),
+                samples,
+                cost=lambda sample: picture_px(source, sample),
+                budget=READ_PX,
+            ):
                 f.pixels.update(pixels)
                 f.images.update(pixels.keys())
                 f.sizes.update([size] if size else [])

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxseg.data.pairs import SPLITS, Sample
-from jaxseg.data.sources import Source, read_sample
+from jaxseg.data.sources import READ_PX, Source, picture_px, read_sample
 from jaxseg.data.transforms import resize_pair
 from jaxseg.errors import InputError
 from jaxseg.files import parallel_map
@@ -57,10 +57,13 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
         samples = self._source.samples[split]
-        for sample, (image, label) in zip(samples, parallel_map(self._load, samples), strict=True):
+        for sample, (image, label) in zip(samples, self._loaded(samples), strict=True):
             self.summaries[split].add(sample.id, image, label)
             self._progress(1)
             yield sample.id, {"id": sample.id, "image": image, "label": label}
+
+    def _loaded(self, samples: list[Sample]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return parallel_map(self._load, samples, cost=lambda sample: picture_px(self._source, sample), budget=READ_PX)
 
     def _load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         image, label = read_sample(self._source, sample)

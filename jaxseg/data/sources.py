@@ -32,6 +32,7 @@ from jaxseg.labels import LABELS, OWN, VOID, Labels, color_id
 # No other is ever opened: for EPS, Pillow would start a program of the user's machine.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 ORIENTATION, UPRIGHT = 0x0112, 1  # the EXIF tag, and its value where nothing is turned
+READ_PX = 1 << 26  # of pictures that are decoded ahead: 0.2 GiB, or one
 VAL_FRACTION = float(FIELDS["data.val_fraction"].default)
 
 WANTED = {
@@ -276,6 +277,15 @@ def unknown_values(raw: np.ndarray, label: np.ndarray, source: Source, sample: S
     )
 
 
+def picture_px(source: Source, sample: Sample) -> int:
+    """Pixels of an image, by its header; 0 where that cannot be read, which is told when the image is."""
+    try:
+        with Image.open(io.BytesIO(source.tree.read(sample.image)), formats=FORMATS) as image:
+            return math.prod(image.size)
+    except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error… by format
+        return 0
+
+
 def read_image(data: bytes, where: str, *, upright: bool = False) -> np.ndarray:
     """Decodes an image.
 
@@ -292,6 +302,9 @@ def read_image(data: bytes, where: str, *, upright: bool = False) -> np.ndarray:
       InputError: where the bytes are no complete 8-bit image, or the tag would turn it.
     """
     image = _decode(data, where)
+    frames = getattr(image, "n_frames", 1)
+    if not upright and image.format != "MPO" and frames > 1:  # MPO: a JPEG of a phone, with previews behind it
+        raise InputError(f"{where}: {frames} images in one file, and one mask beside it; save the one that it is of.")
     orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     if orientation != UPRIGHT and not upright:
         raise InputError(

@@ -4,15 +4,12 @@ In: a run's config and checkpoint, and how its networks look at images. Out: per
 metrics of all images and of each, ready for JSON, and thumbnails.
 """
 
-import io
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from jaxseg.config import peer_sections
 from jaxseg.config_checks import check_devices, validate
@@ -20,12 +17,12 @@ from jaxseg.console import progress_bar
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare, raw_source
 from jaxseg.data.records import Prepared
-from jaxseg.data.sources import FORMATS, Sample, Source, read_sample
+from jaxseg.data.sources import READ_PX, picture_px, read_sample
 from jaxseg.errors import InputError
 from jaxseg.files import parallel_map
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.per_image import LabeledImage, PerImageScores
-from jaxseg.inference.predictor import HELD_PX, READ_PX, Predictor, load_predictors, predict_labels
+from jaxseg.inference.predictor import HELD_PX, Predictor, load_predictors, predict_labels
 from jaxseg.provenance import provenance
 from jaxseg.training.validation import check_pixel_count, size_multiple_px
 
@@ -180,15 +177,6 @@ def raw_samples(config: ConfigDict, split: str) -> Iterator[LabeledImage]:
     )
     for number, sample, (image, label) in zip(numbers, samples, pairs, strict=True):
         yield LabeledImage(number, sample.id, image, label)
-
-
-def picture_px(source: Source, sample: Sample) -> int:
-    """Pixels of an image, by its header; 0 where that cannot be read, which is told when the image is."""
-    try:
-        with Image.open(io.BytesIO(source.tree.read(sample.image)), formats=FORMATS) as image:
-            return math.prod(image.size)
-    except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error… by format
-        return 0
 
 
 def alphabetical_places(ids: list[str]) -> list[int]:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.console import progress_bar
-from jaxseg.data.sources import FORMATS
+from jaxseg.data.sources import FORMATS, READ_PX
 from jaxseg.errors import DISK_FULL, InputError, system_sentence
 from jaxseg.files import (
     atomic_write,
@@ -36,7 +36,6 @@ from jaxseg.files import (
 )
 from jaxseg.inference.options import InferenceOptions
 from jaxseg.inference.predictor import (
-    READ_PX,
     Predictor,
     label_map,
     predict_stripes,

@@ -36,7 +36,6 @@ from jaxseg.training.peers import labels_of_run, restore_peers
 # for each in its first level, so 4 GiB, and logits of 19 classes 0.6 GiB.
 SEEN_PX = 1 << 23
 HELD_PX = 1 << 27  # of decoded pictures that make a batch together: 0.4 GiB, eleven of 12 megapixels
-READ_PX = 1 << 26  # of pictures that are decoded ahead of them: 0.2 GiB, or one
 
 AnyImage = np.ndarray | Image.Image | str | Path
 

@@ -97,3 +97,13 @@ def test_two_masks_of_one_image_are_refused(tmp_path):
     (folder / "trainannot/old/train_0.png").write_bytes((folder / "trainannot/train_1.png").read_bytes())
     with pytest.raises(InputError, match=r"old/train_0.png and .*trainannot/train_0.png are masks of one sample"):
         find_source("camvid", folder)
+
+
+def test_several_images_in_one_file_have_no_one_mask(tmp_path):
+    """Predicted, the first is taken and said; beside a mask none is."""
+    file = io.BytesIO()
+    pages = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match=r"a.tif: 2 images in one file"):
+        read_image(file.getvalue(), "a.tif")
+    assert read_image(file.getvalue(), "a.tif", upright=True)[0, 0].tolist() == [255, 0, 0]

@@ -292,7 +292,7 @@ def test_a_picture_whose_results_cannot_be_written_is_told_and_the_rest_go_on(ne
     )
     assert list(done) == [str(paths[2])]
     assert list(failed) == [str(path) for path in paths[:2]]
-    assert "a.png: Is a directory" in failed[str(paths[0])]
+    assert "a.png: a folder is where this file is to be written" in failed[str(paths[0])]
     assert "File name too long" in failed[str(paths[1])]
     assert "its results cannot be written" in capsys.readouterr().err
     assert json.loads((tmp_path / "out/predictions.json").read_text())["failed"] == failed

@@ -55,7 +55,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
         ("sys/fs/cgroup/memory/memory.limit_in_bytes", ""),  # version 1
     ):
         try:
-            lines = (root / name).read_text().splitlines()
+            lines = (root / name).read_text(encoding="ascii").splitlines()
         except OSError:
             continue
         words = [line.removeprefix(wanted).split() for line in lines if line.startswith(wanted)]

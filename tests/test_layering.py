@@ -122,5 +122,6 @@ def test_text_files_say_their_encoding(module):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         if name in ("read_text", "write_text"):
             assert any(keyword.arg == "encoding" for keyword in node.keywords), f"{module}, line {node.lineno}"
-        if name == "open" and isinstance(node.func, ast.Name):
+        in_bytes = any(isinstance(argument, ast.Constant) and "b" in str(argument.value) for argument in node.args)
+        if name == "open" and isinstance(node.func, ast.Name) and not in_bytes:
             assert any(keyword.arg == "encoding" for keyword in node.keywords), f"{module}, line {node.lineno}"

@@ -15,6 +15,7 @@ from scipy import stats
 
 from jaxseg.errors import InputError
 from jaxseg.files import read_json
+from jaxseg.information import entropy, mutual_information
 from jaxseg.labels import LABELS
 from jaxseg.schemas import AGAIN, FAILED_RUN, FINISHED_RUN, PLAN_FILE, SINGLE_RUN
 
@@ -32,6 +33,18 @@ class Question(NamedTuple):
     protocol: str
     of: str
     against: str
+
+
+class Bits(NamedTuple):
+    """H(truth) and I(truth; prediction) of a pixel, in bits; NaN for a run that failed or scored no pixel."""
+
+    truth: float
+    mutual: float
+
+    @property
+    def share(self) -> float:
+        """I / H, in [0, 1]; NaN where H is 0."""
+        return self.mutual / self.truth if self.truth else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +100,11 @@ class Study:
         return [setting for setting in self.model_settings if any(self.finished_runs(*setting, m) for m in MODELS)]
 
     @property
+    def settings_with_runs(self) -> list[tuple[str, str]]:
+        """Those of `settings` with a run of any arm that did not fail."""
+        return [setting for setting in self.settings if self.arms_run(*setting)]
+
+    @property
     def questions(self) -> list[Question]:
         """The plan's own, else the models' against the baseline; those that there are runs for."""
         asked = self.plan["questions"] or [
@@ -97,6 +115,11 @@ class Study:
             Question(one["ask"], *setting, one["of"], one["against"]) for one in asked for setting in self.settings
         ]
         return [question for question in found if all(self.runs_compared(question))]
+
+    def arms_run(self, dataset: str, protocol: str) -> list[str]:
+        """Arms with a run that did not fail, the study's models first."""
+        known = dict.fromkeys([*MODELS, *(run["study"]["arm"] for run in self.runs.values())])
+        return [arm for arm in known if self.finished_runs(dataset, protocol, arm)]
 
     def runs_by_seed(self, dataset: str, protocol: str, arm: str) -> dict[int, dict]:
         """Seed -> run, of one cell."""
@@ -190,6 +213,14 @@ def score(run: dict, metric: str) -> float:
     """A metric of the reported peer after the last step; NaN for a run that failed."""
     value = None if "failed" in run else run["peers"][run["reported_peer"]][metric]
     return math.nan if value is None else value
+
+
+def bits(run: dict) -> Bits:
+    """Of the reported peer's confusion matrix, which runs of before hold as well."""
+    if "failed" in run:
+        return Bits(math.nan, math.nan)
+    confusion = np.array(run["peers"][run["reported_peer"]]["confusion"], np.int64)
+    return Bits(entropy(confusion.sum(1)), mutual_information(confusion))
 
 
 def class_ious(run: dict) -> dict[str, float | None]:

@@ -20,11 +20,21 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from jaxseg.labels import VOID, Labels, dataset_title
-from jaxseg.reporting.comparison import MODEL_NAMES, MODELS, Study, class_ious, pair_differences, paired_difference
+from jaxseg.reporting.comparison import (
+    MODEL_NAMES,
+    MODELS,
+    Study,
+    bits,
+    class_ious,
+    pair_differences,
+    paired_difference,
+    score,
+)
 
 # Okabe and Ito's colors, told apart by every eye, some darker; a page in the dark has lighter ones (html/page.css).
 RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#b4558f", "#c98a00", "#3d9bd1", "#7a5c3e", "#6b7075")
 MODEL_COLORS = dict(zip(MODELS, RUN_COLORS, strict=False))
+ARM_MARKERS = ("o", "s", "^", "D")  # one after the other where an arm's color has come before
 VERDICT_COLORS = {"higher": "#009e73", "lower": "#d55e00", "open": "#777777"}
 STYLE = {"svg.hashsalt": "jaxseg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 GRID_COLOR = (0, 0, 0, 0.16)
@@ -62,6 +72,8 @@ def to_svg(figure: Figure, *, fonttype: str = "path") -> str:
 def study_figures(study: Study) -> dict[str, Figure]:
     """PLAN_KIND -> figure, of the kinds that the study's runs are enough for."""
     kinds = {"differences": plot_differences} if study.questions else {}
+    if study.settings_with_runs:
+        kinds["information"] = plot_information
     if study.finished_settings:
         kinds |= {"curves": plot_curves, "confusion": plot_confusions}
     with matplotlib.rc_context(STYLE):
@@ -148,6 +160,37 @@ def plot_differences(study: Study) -> Figure:
     axis.axvline(0, color="black", linewidth=0.6)
     axis.set_xlabel("difference of mean IoU: mean, 95 % interval, pairs")
     return figure
+
+
+def plot_information(study: Study) -> Figure:
+    """A panel per data set, a point per run: mean IoU over the share of the truth's information that predictions tell."""
+    settings = study.settings_with_runs
+    arms = list(dict.fromkeys(arm for setting in settings for arm in study.arms_run(*setting)))
+    styles = {arm: arm_style(place) for place, arm in enumerate(dict.fromkeys([*MODELS, *arms]))}
+    columns = min(3, len(settings))
+    rows = math.ceil(len(settings) / columns)
+    legend_beside = columns == 1 or len(arms) > len(MODELS)
+    width = (2.3 * columns if columns > 1 else 3.2) + (2.1 if legend_beside else 0)
+    height = max(2.5 * rows + 0.4, 0.2 * len(arms) + 0.6 if legend_beside else 0)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for setting, axis in zip(settings, panels, strict=False):
+        for arm in study.arms_run(*setting):
+            points = [(bits(run).share, score(run, "mean_iou")) for run in study.finished_runs(*setting, arm)]
+            axis.plot(*zip(*points, strict=True), **styles[arm], markersize=4.5, alpha=0.8)
+        axis.set(title=_name(setting), xlabel="I(T; P) / H(T)", ylabel="mean IoU")
+    for axis in panels[len(settings) :]:
+        axis.set_axis_off()
+    handles = [Line2D([], [], **styles[arm], label=MODEL_NAMES.get(arm, arm)) for arm in arms]
+    where = "outside right center" if legend_beside else "outside lower center"
+    figure.legend(handles=handles, loc=where, ncols=1 if legend_beside else len(arms), frameon=False)
+    return figure
+
+
+def arm_style(place: int) -> dict[str, str]:
+    """Color and marker, different for each of 32 places."""
+    marker = ARM_MARKERS[place // len(RUN_COLORS) % len(ARM_MARKERS)]
+    return {"color": RUN_COLORS[place % len(RUN_COLORS)], "marker": marker, "linestyle": "none"}
 
 
 # ---- Single runs

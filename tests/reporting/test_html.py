@@ -402,7 +402,7 @@ def test_page_of_a_results_folder(tmp_path):
     assert table_rows(text, "Table")[2][2::2] == ["0.420 ± 0.014", "0.310 ± 0.014", "<strong>0.425</strong> ± 0.035"]
     assert "-0.110 [-0.110, -0.110]" in text
     assert "Commit 0123456789ab;" in text
-    assert text.count('class="plot"') == 3
+    assert text.count('class="plot"') == 4  # curves, confusion, differences, information
     assert "#ffffff" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # figures follow dark mode
     assert "**" not in re.sub(r"<script>.*?</script>|<style>.*?</style>", "", text, flags=re.DOTALL)
 

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from jaxseg.labels import VOID, Labels, dataset_title
+from jaxseg.labels import VOID, WHITE, Labels, dataset_title
 from jaxseg.reporting.comparison import (
     MODEL_NAMES,
     MODELS,
@@ -41,9 +41,9 @@ GRID_COLOR = (0, 0, 0, 0.16)
 DPI = 110
 MAX_POINTS = 400  # of a run's line: about one per unit of the chart's width
 LOG_RATIO = 30  # a loss that falls by more than this factor is drawn on a logarithmic axis
-VOID_COLOR = (255, 255, 255)
 
 Points = Sequence[tuple[float, float]]
+Color = tuple[int, int, int]  # RGB
 
 
 # ---- Studies
@@ -265,10 +265,10 @@ def needs_log_axis(lines: Sequence[Points]) -> bool:
 # ---- Pictures
 
 
-def colorize(label: np.ndarray, labels: Labels) -> np.ndarray:
-    """Label map uint8 [h, w] -> RGB uint8 [h, w, 3]; void is white."""
+def colorize(label: np.ndarray, labels: Labels, *, void: Color) -> np.ndarray:
+    """Label map uint8 [h, w] -> RGB uint8 [h, w, 3]; void: its color."""
     palette = labels.palette
-    palette[VOID] = VOID_COLOR
+    palette[VOID] = void
     return palette[label]
 
 
@@ -284,14 +284,15 @@ def prediction_figure(
     Args:
       path: the PNG to write.
       images: n of uint8 [h, w, 3].
-      truth: n of uint8 [h, w], void white; None where it is not known.
+      truth: n of uint8 [h, w], void in the data set's own color; None where it is not known.
       predictions: network -> n of uint8 [h, w], shown as they are where the truth is void.
       labels: names and colors of the classes.
     """
     maps = ({} if truth is None else {"ground truth": truth}) | predictions
-    columns = {"image": images} | {name: [colorize(m, labels) for m in of_name] for name, of_name in maps.items()}
+    void = labels.void_color
+    pictures = {name: [colorize(m, labels, void=void) for m in of_name] for name, of_name in maps.items()}
     used = np.unique(np.concatenate([m.ravel() for of_name in maps.values() for m in of_name]))
-    save_pictures(path, columns, legend_handles(used, labels))
+    save_pictures(path, {"image": images} | pictures, legend_handles(used, labels, void=void))
 
 
 def augmentation_figure(
@@ -313,12 +314,12 @@ def augmentation_figure(
         columns[title] = [image for image, _ in pairs]
         columns[f"{title} and mask"] = [overlay(image, label, labels) for image, label in pairs]
     used = np.unique(np.concatenate([label.ravel() for _, label in [*prepared, *augmented]]))
-    save_pictures(path, columns, legend_handles(used, labels))
+    save_pictures(path, columns, legend_handles(used, labels, void=WHITE))
 
 
 def overlay(image: np.ndarray, label: np.ndarray, labels: Labels) -> np.ndarray:
     """Image uint8 [h, w, 3] under the colors of its label map uint8 [h, w], half of each; void is whitened."""
-    return ((image.astype(np.uint16) + colorize(label, labels)) // 2).astype(np.uint8)
+    return ((image.astype(np.uint16) + colorize(label, labels, void=WHITE)) // 2).astype(np.uint8)
 
 
 def save_pictures(path: Path, columns: dict[str, Sequence[np.ndarray]], handles: list[Patch]) -> None:
@@ -343,10 +344,10 @@ def save_pictures(path: Path, columns: dict[str, Sequence[np.ndarray]], handles:
     figure.savefig(path, dpi=DPI)
 
 
-def legend_handles(used: np.ndarray, labels: Labels) -> list[Patch]:
-    """A patch for each train id of `used`, void last."""
+def legend_handles(used: np.ndarray, labels: Labels, *, void: Color) -> list[Patch]:
+    """A patch for each train id of `used`, void last, in the color `void`."""
     classes = [row for row in labels.classes if row.train_id in used]
     handles = [Patch(facecolor=np.array(row.color) / 255, edgecolor="gray", label=row.name) for row in classes]
     if VOID in used:
-        handles.append(Patch(facecolor="white", edgecolor="gray", label="void (not scored)"))
+        handles.append(Patch(facecolor=np.array(void) / 255, edgecolor="gray", label="void (not scored)"))
     return handles

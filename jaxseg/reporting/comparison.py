@@ -92,7 +92,7 @@ class Study:
     def model_settings(self) -> list[tuple[str, str]]:
         """Data sets and protocols for which the plan has the study's models themselves; the paper's data sets first."""
         own = [setting for setting in self.settings if any((*setting, model) in self.cells for model in MODELS)]
-        return sorted(own, key=lambda setting: [*LABELS, setting[0]].index(setting[0]))
+        return papers_first(own)
 
     @property
     def finished_settings(self) -> list[tuple[str, str]]:
@@ -101,8 +101,8 @@ class Study:
 
     @property
     def settings_with_runs(self) -> list[tuple[str, str]]:
-        """Those of `settings` with a run of any arm that did not fail."""
-        return [setting for setting in self.settings if self.arms_run(*setting)]
+        """Those of `settings` with a run of any arm that did not fail; the paper's data sets first."""
+        return papers_first(setting for setting in self.settings if self.arms_run(*setting))
 
     @property
     def questions(self) -> list[Question]:
@@ -134,6 +134,11 @@ class Study:
         """Seed -> run, of the question's two arms."""
         _, dataset, protocol, of, against = question
         return self.runs_by_seed(dataset, protocol, of), self.runs_by_seed(dataset, protocol, against)
+
+
+def papers_first(settings: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(data set, protocol) in the data sets' order, which begins with the paper's."""
+    return sorted(settings, key=lambda setting: [*LABELS, setting[0]].index(setting[0]))
 
 
 def _cell(run: dict) -> tuple[str, str, str]:

@@ -118,6 +118,8 @@ def test_information_where_it_was_measured(first, tmp_path):
     told = {"unit": "bits", **bits, "by_class": dict.fromkeys(CAMVID, bits)}
     scores = {"information": told, "micro_iou": 0.667, "one_vs_rest_accuracy": 0.96}
     newer = write_run(tmp_path / "newer", SECOND, scores=scores)
+    alike = {"information": told | {"truth": 2.5 + 1e-15}}  # by another run's rounding
+    assert "H(truth): 2.500 bits" in page(newer, write_run(tmp_path / "alike", SECOND, scores=alike))
     text = page(first, newer)
     check_document(text)
     rows = {row[0]: row[1:] for row in table_rows(text, "Scores")}

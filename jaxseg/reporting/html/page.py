@@ -90,9 +90,7 @@ def runs_page(runs: list[Run], gallery: Gallery) -> str:
         "provenance": [provenance(run) for run in runs],
         "comparable": len({(run.result["data"]["fingerprint"], run.result.get("protocol")) for run in runs}) == 1,
         "scores": mean_rows([run.scores for run in runs]),
-        "truth_bits": list(
-            dict.fromkeys(bits for run in runs if (bits := information(run.scores, "truth")) is not None)
-        ),
+        "truth_bits": truth_bits(runs),
         "pixels": list(dict.fromkeys(int(np.sum(run.scores["confusion"])) for run in runs)),
         "settings": changed_settings(runs),
         "charts": charts,
@@ -115,6 +113,12 @@ def provenance(run: Run) -> dict[str, str]:
     facts |= {kind: ", ".join(f"{k} {v}" for k, v in run.result[kind].items()) for kind in ("device", "versions")}
     facts["data"] = f"{run.data_name}, fingerprint {run.result['data']['fingerprint']}"
     return {name: str(fact) for name, fact in (facts | settings(run)).items() if fact}
+
+
+def truth_bits(runs: list[Run]) -> list[str]:
+    """H(truth) where it was measured, each value once."""
+    known = [bits for run in runs if (bits := information(run.scores, "truth")) is not None]
+    return list(dict.fromkeys(map(format_score, known)))
 
 
 def changed_settings(runs: list[Run]) -> dict[str, list[str]]:

@@ -228,6 +228,18 @@ def bits(run: dict) -> Bits:
     return Bits(entropy(confusion.sum(1)), mutual_information(confusion))
 
 
+def rank_correlation(first: Iterable[float], second: Iterable[float]) -> float:
+    """Spearman's, of the pairs without NaN; NaN for fewer than three, or where one side is always the same.
+
+    >>> round(rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]), 3)
+    0.8
+    """
+    pairs = np.array([pair for pair in zip(first, second, strict=True) if not np.isnan(pair).any()])
+    if len(pairs) < 3 or (pairs == pairs[0]).all(0).any():
+        return math.nan
+    return float(stats.spearmanr(*pairs.T).statistic)
+
+
 def class_ious(run: dict) -> dict[str, float | None]:
     """Class -> IoU of the reported peer, None for an absent class; empty for a run that failed."""
     return {} if "failed" in run else run["peers"][run["reported_peer"]]["iou"]

@@ -21,6 +21,7 @@ from jaxseg.reporting.comparison import (
     bits,
     class_ious,
     paired_difference,
+    rank_correlation,
     score,
     summarize,
 )
@@ -181,6 +182,17 @@ def information_lines(study: Study) -> Rows:
     return lines
 
 
+def correlation_note(study: Study) -> str:
+    """How IoU goes with information over the runs of each data set; empty where they are too few or too alike."""
+    parts = []
+    for setting in study.settings_with_runs:
+        runs = [run for arm in study.arms_run(*setting) for run in study.finished_runs(*setting, arm)]
+        value = rank_correlation([score(run, "mean_iou") for run in runs], [bits(run).share for run in runs])
+        if not math.isnan(value):
+            parts.append(f"{dataset_title(setting[0])}, {setting[1]} {value:.2f} ({len(runs)} runs)")
+    return f"Rank correlation (Spearman) of IoU and I / H: {'; '.join(parts)}." if parts else ""
+
+
 def difference_lines(study: Study) -> Rows:
     """A row per question and data set."""
     lines = []
@@ -231,6 +243,7 @@ def study_parts(study: Study) -> list[str]:
     if lines := information_lines(study):
         header = ["data set", "protocol", "arm", "H(T)", "I(T; P)", "I / H"]
         parts += ["### Information", INFORMATION_NOTE, markdown_table(header, lines, left=3)]
+        parts += [note] if (note := correlation_note(study)) else []
         parts.append(figure_link(study, "information", "mean IoU over I(T; P) / H(T), a point per run"))
     if study.finished_settings:
         parts += ["### Curves", figure_link(study, "curves", "training loss and validation IoU over the steps")]

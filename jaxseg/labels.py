@@ -13,6 +13,7 @@ import numpy as np
 VOID = 255  # the train id of pixels that no loss and no metric sees
 MAX_CLASSES = 255  # train ids are stored as uint8, and 255 is void
 OWN = "folder"  # the name of a data set of one's own
+WHITE = (255, 255, 255)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Labels:
         palette = np.zeros((256, 3), np.uint8)
         palette[: self.num_classes] = [row.color for row in self.classes]
         return palette
+
+    @property
+    def void_color(self) -> tuple[int, int, int]:
+        """Of void in pictures of the truth: the first row's that is not scored; white where that is a class's, or none is."""
+        first = next((row.color for row in self.rows if row.train_id == VOID), WHITE)
+        return WHITE if first in {row.color for row in self.classes} else first
 
     @property
     def raw_names(self) -> dict[int, str]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer
 from scipy import ndimage
 
+from jaxseg.information import summarize_information
 from jaxseg.ops import valid_pixels
 
 BOUNDARY_WIDTH = 0.02  # of the image's diagonal: Cheng et al., "Boundary IoU" (CVPR 2021)
@@ -85,11 +86,41 @@ def mean_iou(confusion: Integer[ArrayLike, "c c"]) -> float:
     return mean_of_present(iou_per_class(confusion))
 
 
+def micro_iou(confusion: Integer[ArrayLike, "c c"]) -> float:
+    """IoU pooled over classes: the sum of their intersections over that of their unions; NaN if nothing was counted.
+
+    It is Acc / (2 - Acc) of the pixel accuracy Acc, as every wrong pixel is in two unions.
+
+    >>> micro_iou(np.array([[3, 1], [1, 3]]))
+    0.6
+    """
+    confusion = np.asarray(confusion).astype(np.int64)
+    hit = np.trace(confusion)
+    union = 2 * confusion.sum() - hit
+    return float(hit / union) if union else float("nan")
+
+
 def pixel_accuracy(confusion: Integer[ArrayLike, "c c"]) -> float:
     """Share of counted pixels that are right; NaN if none was counted."""
     confusion = np.asarray(confusion).astype(np.int64)
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else float("nan")
+
+
+def one_vs_rest_accuracy(confusion: Integer[ArrayLike, "c c"]) -> float:
+    """Equation 5 of the study (RECPAD 2024) to the letter: (TP + TN) / all per class, its mean over the classes present.
+
+    It is 1 - 2 (1 - Acc) / c of the pixel accuracy Acc and c classes present, as every wrong pixel is wrong of two
+    classes and right of the others. NaN if nothing was counted.
+
+    >>> one_vs_rest_accuracy(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    0.875
+    """
+    confusion = np.asarray(confusion).astype(np.int64)
+    total = confusion.sum()
+    wrong = confusion.sum(0) + confusion.sum(1) - 2 * np.diag(confusion)
+    right = 1 - wrong / np.maximum(total, 1)
+    return mean_of_present(np.where(np.isnan(iou_per_class(confusion)), np.nan, right))
 
 
 def class_accuracy(confusion: Integer[ArrayLike, "c c"]) -> Float[np.ndarray, " c"]:
@@ -160,10 +191,13 @@ def summarize_confusion(confusion: Integer[np.ndarray, "c c"], names: Sequence[s
         "pixel_accuracy": null_if_nan(pixel_accuracy(confusion)),
         "mean_accuracy": null_if_nan(mean_accuracy(confusion)),
         "frequency_weighted_iou": null_if_nan(frequency_weighted_iou(confusion)),
+        "micro_iou": null_if_nan(micro_iou(confusion)),
+        "one_vs_rest_accuracy": null_if_nan(one_vs_rest_accuracy(confusion)),
         "classes_present": int((~np.isnan(iou)).sum()),
         "pixels": int(confusion.sum()),
         "iou": by_class_name(names, iou),
         "accuracy": by_class_name(names, class_accuracy(confusion)),
+        "information": summarize_information(confusion, names),
         "confusion": confusion.tolist(),
     }
 

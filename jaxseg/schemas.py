@@ -123,11 +123,24 @@ class ImageScores(TypedDict):
     iou: Scores
 
 
+class Information(TypedDict):
+    """Of the truth, in bits: in all, what predictions tell of it, what is left; by class likewise."""
+
+    unit: Literal["bits"]
+    truth: Score
+    mutual: Score
+    left: Score
+    by_class: dict[str, Scores]
+
+
 class PeerScores(ImageScores):
     pixel_accuracy: Score
     mean_accuracy: NotRequired[Score]
     frequency_weighted_iou: NotRequired[Score]
+    micro_iou: NotRequired[Score]
+    one_vs_rest_accuracy: NotRequired[Score]
     boundary_iou: NotRequired[Score]
+    information: NotRequired[Information]
     classes_present: NotRequired[Count]
     confusion: list[list[Count]]
     images: NotRequired[list[ImageScores]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxseg.labels import CAMVID, CITYSCAPES, LABELS, VOC2012, VOID
+from jaxseg.labels import CAMVID, CITYSCAPES, LABELS, VOC2012, VOID, Label, Labels
 
 
 def test_class_counts():
@@ -40,3 +40,15 @@ def test_camvid_void_is_11():
 
 def test_palette_is_black_where_nothing_is_defined():
     assert np.array_equal(CAMVID.palette[11:], np.zeros((245, 3)))
+
+
+def test_void_has_the_owners_color_unless_a_class_has_it():
+    """VOC's border is (224, 224, 192) in the development kit; Cityscapes' "unlabeled" is black. Predicted masks keep black."""
+    assert (VOC2012.void_color, CITYSCAPES.void_color, CAMVID.void_color) == ((224, 224, 192), (0, 0, 0), (0, 0, 0))
+    assert VOC2012.palette[VOID].tolist() == [0, 0, 0]
+    black = (Label("background", 0, 0, (0, 0, 0)), Label("leaf", 1, 1, (0, 128, 0)))
+    assert Labels(black, "own").void_color == (255, 255, 255)  # no void
+    assert Labels((*black, Label("void", 2, VOID, (0, 0, 0))), "own").void_color == (255, 255, 255)
+    assert Labels((*black, Label("void", 2, VOID, (9, 9, 9))), "own").void_color == (9, 9, 9)
+    for labels in LABELS.values():
+        assert labels.void_color not in {row.color for row in labels.classes}

@@ -22,6 +22,7 @@ VOCABULARY = [
     "console",
     "cli",
     "ops",
+    "information",
     "metrics",
     "provenance",
 ]

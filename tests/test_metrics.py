@@ -16,8 +16,11 @@ from jaxseg.metrics import (
     iou_per_class,
     mean_accuracy,
     mean_iou,
+    micro_iou,
+    one_vs_rest_accuracy,
     pixel_accuracy,
 )
+from jaxseg.reporting.tables import PAPER_TABLE1
 
 
 @pytest.mark.parametrize("name", ["metrics_c21", "metrics_c19_two_absent"])
@@ -113,3 +116,26 @@ def test_void_makes_no_boundary_and_is_not_counted():
     wrong = np.ones_like(label)
     wrong[12:18, 12:18] = 0  # deep in the void, its boundary too
     assert boundary_counts(wrong, label, label != 255, 2).tolist() == inner.tolist()
+
+
+def test_pooled_scores_follow_from_accuracy():
+    """By hand: 9 of 12 pixels right, three of four classes present. Intersections 8 + 1 + 0, unions 10 + 3 + 2; each of
+    the three classes is wrong of 2 pixels. Then the laws, on random counts."""
+    confusion = np.array([[8, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert micro_iou(confusion) == 9 / 15
+    assert one_vs_rest_accuracy(confusion) == pytest.approx(10 / 12, rel=1e-15)
+    random = np.random.default_rng(3).integers(1, 100, (5, 5))
+    accuracy = pixel_accuracy(random)
+    assert micro_iou(random) == pytest.approx(accuracy / (2 - accuracy), rel=1e-14)
+    assert one_vs_rest_accuracy(random) == pytest.approx(1 - 2 * (1 - accuracy) / 5, rel=1e-14)
+    assert np.isnan([micro_iou(np.zeros((3, 3), int)), one_vs_rest_accuracy(np.zeros((3, 3), int))]).all()
+
+
+def test_table_1_of_the_paper_names_its_metrics():
+    """Its VOC accuracies, read as equation 5 over 21 classes, would need a negative share of right pixels; its IoUs are
+    not those pooled over classes, which follow from the accuracy."""
+    for iou, accuracy in PAPER_TABLE1["voc2012"].values():
+        assert 1 - (1 - accuracy) * 21 / 2 < -1
+        assert accuracy / (2 - accuracy) - iou > 0.3
+    for iou, accuracy in PAPER_TABLE1["cityscapes"].values():
+        assert accuracy / (2 - accuracy) - iou > 0.28

@@ -86,8 +86,12 @@ class PerImageScores:
         return {"images": [self.images[i] for i in order], "peers": peers}
 
     def image_scores(self, confusion: np.ndarray) -> dict:
-        summary = metrics.summarize_confusion(confusion, self.labels.names)
-        return {key: summary[key] for key in ("mean_iou", "pixel_accuracy", "iou")}
+        iou = metrics.iou_per_class(confusion)
+        return {
+            "mean_iou": metrics.null_if_nan(metrics.mean_of_present(iou)),
+            "pixel_accuracy": metrics.null_if_nan(metrics.pixel_accuracy(confusion)),
+            "iou": metrics.by_class_name(self.labels.names, iou),
+        }
 
 
 def worst_images(results: Mapping, count: int) -> list[tuple[str, float]]:

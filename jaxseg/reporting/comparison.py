@@ -15,6 +15,7 @@ from scipy import stats
 
 from jaxseg.errors import InputError
 from jaxseg.files import read_json
+from jaxseg.information import entropy, mutual_information
 from jaxseg.labels import LABELS
 from jaxseg.schemas import AGAIN, FAILED_RUN, FINISHED_RUN, PLAN_FILE, SINGLE_RUN
 
@@ -32,6 +33,18 @@ class Question(NamedTuple):
     protocol: str
     of: str
     against: str
+
+
+class Bits(NamedTuple):
+    """H(truth) and I(truth; prediction) of a pixel, in bits; NaN for a run that failed or scored no pixel."""
+
+    truth: float
+    mutual: float
+
+    @property
+    def share(self) -> float:
+        """I / H, in [0, 1]; NaN where H is 0."""
+        return self.mutual / self.truth if self.truth else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +92,17 @@ class Study:
     def model_settings(self) -> list[tuple[str, str]]:
         """Data sets and protocols for which the plan has the study's models themselves; the paper's data sets first."""
         own = [setting for setting in self.settings if any((*setting, model) in self.cells for model in MODELS)]
-        return sorted(own, key=lambda setting: [*LABELS, setting[0]].index(setting[0]))
+        return papers_first(own)
 
     @property
     def finished_settings(self) -> list[tuple[str, str]]:
         """Those of `model_settings` with a run of the study's models that did not fail."""
         return [setting for setting in self.model_settings if any(self.finished_runs(*setting, m) for m in MODELS)]
+
+    @property
+    def settings_with_runs(self) -> list[tuple[str, str]]:
+        """Those of `settings` with a run of any arm that did not fail; the paper's data sets first."""
+        return papers_first(setting for setting in self.settings if self.arms_run(*setting))
 
     @property
     def questions(self) -> list[Question]:
@@ -97,6 +115,11 @@ class Study:
             Question(one["ask"], *setting, one["of"], one["against"]) for one in asked for setting in self.settings
         ]
         return [question for question in found if all(self.runs_compared(question))]
+
+    def arms_run(self, dataset: str, protocol: str) -> list[str]:
+        """Arms with a run that did not fail, the study's models first."""
+        known = dict.fromkeys([*MODELS, *(run["study"]["arm"] for run in self.runs.values())])
+        return [arm for arm in known if self.finished_runs(dataset, protocol, arm)]
 
     def runs_by_seed(self, dataset: str, protocol: str, arm: str) -> dict[int, dict]:
         """Seed -> run, of one cell."""
@@ -111,6 +134,11 @@ class Study:
         """Seed -> run, of the question's two arms."""
         _, dataset, protocol, of, against = question
         return self.runs_by_seed(dataset, protocol, of), self.runs_by_seed(dataset, protocol, against)
+
+
+def papers_first(settings: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(data set, protocol) in the data sets' order, which begins with the paper's."""
+    return sorted(settings, key=lambda setting: [*LABELS, setting[0]].index(setting[0]))
 
 
 def _cell(run: dict) -> tuple[str, str, str]:
@@ -190,6 +218,26 @@ def score(run: dict, metric: str) -> float:
     """A metric of the reported peer after the last step; NaN for a run that failed."""
     value = None if "failed" in run else run["peers"][run["reported_peer"]][metric]
     return math.nan if value is None else value
+
+
+def bits(run: dict) -> Bits:
+    """Of the reported peer's confusion matrix, which runs of before hold as well."""
+    if "failed" in run:
+        return Bits(math.nan, math.nan)
+    confusion = np.array(run["peers"][run["reported_peer"]]["confusion"], np.int64)
+    return Bits(entropy(confusion.sum(1)), mutual_information(confusion))
+
+
+def rank_correlation(first: Iterable[float], second: Iterable[float]) -> float:
+    """Spearman's, of the pairs without NaN; NaN for fewer than three, or where one side is always the same.
+
+    >>> round(rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]), 3)
+    0.8
+    """
+    pairs = np.array([pair for pair in zip(first, second, strict=True) if not np.isnan(pair).any()])
+    if len(pairs) < 3 or (pairs == pairs[0]).all(0).any():
+        return math.nan
+    return float(stats.spearmanr(*pairs.T).statistic)
 
 
 def class_ious(run: dict) -> dict[str, float | None]:

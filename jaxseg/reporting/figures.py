@@ -19,21 +19,31 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from jaxseg.labels import VOID, Labels, dataset_title
-from jaxseg.reporting.comparison import MODEL_NAMES, MODELS, Study, class_ious, pair_differences, paired_difference
+from jaxseg.labels import VOID, WHITE, Labels, dataset_title
+from jaxseg.reporting.comparison import (
+    MODEL_NAMES,
+    MODELS,
+    Study,
+    bits,
+    class_ious,
+    pair_differences,
+    paired_difference,
+    score,
+)
 
 # Okabe and Ito's colors, told apart by every eye, some darker; a page in the dark has lighter ones (html/page.css).
 RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#b4558f", "#c98a00", "#3d9bd1", "#7a5c3e", "#6b7075")
 MODEL_COLORS = dict(zip(MODELS, RUN_COLORS, strict=False))
+ARM_MARKERS = ("o", "s", "^", "D")  # one after the other where an arm's color has come before
 VERDICT_COLORS = {"higher": "#009e73", "lower": "#d55e00", "open": "#777777"}
 STYLE = {"svg.hashsalt": "jaxseg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 GRID_COLOR = (0, 0, 0, 0.16)
 DPI = 110
 MAX_POINTS = 400  # of a run's line: about one per unit of the chart's width
 LOG_RATIO = 30  # a loss that falls by more than this factor is drawn on a logarithmic axis
-VOID_COLOR = (255, 255, 255)
 
 Points = Sequence[tuple[float, float]]
+Color = tuple[int, int, int]  # RGB
 
 
 # ---- Studies
@@ -62,6 +72,8 @@ def to_svg(figure: Figure, *, fonttype: str = "path") -> str:
 def study_figures(study: Study) -> dict[str, Figure]:
     """PLAN_KIND -> figure, of the kinds that the study's runs are enough for."""
     kinds = {"differences": plot_differences} if study.questions else {}
+    if study.settings_with_runs:
+        kinds["information"] = plot_information
     if study.finished_settings:
         kinds |= {"curves": plot_curves, "confusion": plot_confusions}
     with matplotlib.rc_context(STYLE):
@@ -150,6 +162,37 @@ def plot_differences(study: Study) -> Figure:
     return figure
 
 
+def plot_information(study: Study) -> Figure:
+    """A panel per data set, a point per run: mean IoU over the share of the truth's information that predictions tell."""
+    settings = study.settings_with_runs
+    arms = list(dict.fromkeys(arm for setting in settings for arm in study.arms_run(*setting)))
+    styles = {arm: arm_style(place) for place, arm in enumerate(dict.fromkeys([*MODELS, *arms]))}
+    columns = min(3, len(settings))
+    rows = math.ceil(len(settings) / columns)
+    legend_beside = columns == 1 or len(arms) > len(MODELS)
+    width = (2.3 * columns if columns > 1 else 3.2) + (2.1 if legend_beside else 0)
+    height = max(2.5 * rows + 0.4, 0.2 * len(arms) + 0.6 if legend_beside else 0)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for setting, axis in zip(settings, panels, strict=False):
+        for arm in study.arms_run(*setting):
+            points = [(bits(run).share, score(run, "mean_iou")) for run in study.finished_runs(*setting, arm)]
+            axis.plot(*zip(*points, strict=True), **styles[arm], markersize=4.5, alpha=0.8)
+        axis.set(title=_name(setting), xlabel="I(T; P) / H(T)", ylabel="mean IoU")
+    for axis in panels[len(settings) :]:
+        axis.set_axis_off()
+    handles = [Line2D([], [], **styles[arm], label=MODEL_NAMES.get(arm, arm)) for arm in arms]
+    where = "outside right center" if legend_beside else "outside lower center"
+    figure.legend(handles=handles, loc=where, ncols=1 if legend_beside else len(arms), frameon=False)
+    return figure
+
+
+def arm_style(place: int) -> dict[str, str]:
+    """Color and marker, different for each of 32 places."""
+    marker = ARM_MARKERS[place // len(RUN_COLORS) % len(ARM_MARKERS)]
+    return {"color": RUN_COLORS[place % len(RUN_COLORS)], "marker": marker, "linestyle": "none"}
+
+
 # ---- Single runs
 
 
@@ -222,10 +265,10 @@ def needs_log_axis(lines: Sequence[Points]) -> bool:
 # ---- Pictures
 
 
-def colorize(label: np.ndarray, labels: Labels) -> np.ndarray:
-    """Label map uint8 [h, w] -> RGB uint8 [h, w, 3]; void is white."""
+def colorize(label: np.ndarray, labels: Labels, *, void: Color) -> np.ndarray:
+    """Label map uint8 [h, w] -> RGB uint8 [h, w, 3]; void: its color."""
     palette = labels.palette
-    palette[VOID] = VOID_COLOR
+    palette[VOID] = void
     return palette[label]
 
 
@@ -241,14 +284,15 @@ def prediction_figure(
     Args:
       path: the PNG to write.
       images: n of uint8 [h, w, 3].
-      truth: n of uint8 [h, w], void white; None where it is not known.
+      truth: n of uint8 [h, w], void in the data set's own color; None where it is not known.
       predictions: network -> n of uint8 [h, w], shown as they are where the truth is void.
       labels: names and colors of the classes.
     """
     maps = ({} if truth is None else {"ground truth": truth}) | predictions
-    columns = {"image": images} | {name: [colorize(m, labels) for m in of_name] for name, of_name in maps.items()}
+    void = labels.void_color
+    pictures = {name: [colorize(m, labels, void=void) for m in of_name] for name, of_name in maps.items()}
     used = np.unique(np.concatenate([m.ravel() for of_name in maps.values() for m in of_name]))
-    save_pictures(path, columns, legend_handles(used, labels))
+    save_pictures(path, {"image": images} | pictures, legend_handles(used, labels, void=void))
 
 
 def augmentation_figure(
@@ -270,12 +314,12 @@ def augmentation_figure(
         columns[title] = [image for image, _ in pairs]
         columns[f"{title} and mask"] = [overlay(image, label, labels) for image, label in pairs]
     used = np.unique(np.concatenate([label.ravel() for _, label in [*prepared, *augmented]]))
-    save_pictures(path, columns, legend_handles(used, labels))
+    save_pictures(path, columns, legend_handles(used, labels, void=WHITE))
 
 
 def overlay(image: np.ndarray, label: np.ndarray, labels: Labels) -> np.ndarray:
     """Image uint8 [h, w, 3] under the colors of its label map uint8 [h, w], half of each; void is whitened."""
-    return ((image.astype(np.uint16) + colorize(label, labels)) // 2).astype(np.uint8)
+    return ((image.astype(np.uint16) + colorize(label, labels, void=WHITE)) // 2).astype(np.uint8)
 
 
 def save_pictures(path: Path, columns: dict[str, Sequence[np.ndarray]], handles: list[Patch]) -> None:
@@ -300,10 +344,10 @@ def save_pictures(path: Path, columns: dict[str, Sequence[np.ndarray]], handles:
     figure.savefig(path, dpi=DPI)
 
 
-def legend_handles(used: np.ndarray, labels: Labels) -> list[Patch]:
-    """A patch for each train id of `used`, void last."""
+def legend_handles(used: np.ndarray, labels: Labels, *, void: Color) -> list[Patch]:
+    """A patch for each train id of `used`, void last, in the color `void`."""
     classes = [row for row in labels.classes if row.train_id in used]
     handles = [Patch(facecolor=np.array(row.color) / 255, edgecolor="gray", label=row.name) for row in classes]
     if VOID in used:
-        handles.append(Patch(facecolor="white", edgecolor="gray", label="void (not scored)"))
+        handles.append(Patch(facecolor=np.array(void) / 255, edgecolor="gray", label="void (not scored)"))
     return handles

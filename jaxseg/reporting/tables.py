@@ -18,8 +18,10 @@ from jaxseg.reporting.comparison import (
     Difference,
     Study,
     Summary,
+    bits,
     class_ious,
     paired_difference,
+    rank_correlation,
     score,
     summarize,
 )
@@ -30,6 +32,7 @@ PAPER_TABLE1 = {
     "voc2012": {"unet": (0.1965, 0.7367), "rmi": (0.0607, 0.6893), "mutual": (0.2203, 0.7539)},
 }
 DIGITS = 3
+RUN_COLUMNS = "plan dataset protocol arm seed iou acc wall_time_s commit command truth_bits mutual_bits"
 INTRODUCTION = (
     "Made by `python -m jaxseg.report` from the JSON files beside it; not edited by hand. Scores are of the reported network"
     " (in mutual learning the U-Net) after the last step, on the validation split, void left out: IoU is TP / (TP +"
@@ -40,6 +43,10 @@ DIFFERENCES_NOTE = (
     "First minus second, over pairs of runs of the same seed (same data order; same initial weights where the networks are"
     " the same), with 95 % intervals by Student's t. One interval in twenty misses where nothing differs, and three pairs"
     ' give wide ones: "open" says that these runs do not tell, not that there is no difference.'
+)
+INFORMATION_NOTE = (
+    "What a pixel's predicted class P tells of its true class T, from the confusion matrices: I(T; P) of H(T), in bits"
+    " (equation 2 of the study). It is 0 for a prediction that is the same everywhere, whatever its accuracy."
 )
 
 Rows = list[list[str]]
@@ -53,7 +60,9 @@ def write_tables(studies: list[Study], single_runs: dict[str, dict], output: Pat
 
     texts = {
         "report.md": report_markdown(studies, single_runs),
-        "runs.csv": to_csv("plan dataset protocol arm seed iou acc wall_time_s commit command", of_all(run_rows)),
+        "runs.csv": to_csv(
+            "plan dataset protocol arm seed iou acc wall_time_s commit command truth_bits mutual_bits", of_all(run_rows)
+        ),
         "classes.csv": to_csv("plan dataset protocol arm class iou iou_sd runs", of_all(class_rows)),
         "table1.csv": to_csv(
             "source dataset protocol model iou iou_sd acc acc_sd runs", paper_rows() + of_all(table1_rows)
@@ -160,6 +169,30 @@ def arm_lines(study: Study) -> Rows:
     return lines
 
 
+def information_lines(study: Study) -> Rows:
+    """A row per data set, protocol and arm that has runs, the study's models first."""
+    lines = []
+    for setting in study.settings_with_runs:
+        for arm in study.arms_run(*setting):
+            of_runs = [bits(run) for run in study.finished_runs(*setting, arm)]
+            kinds = ([run.truth for run in of_runs], [run.mutual for run in of_runs], [run.share for run in of_runs])
+            truth, mutual, share = map(summarize, kinds)
+            numbers = [f"{truth.mean:.{DIGITS}f}", format_score(mutual), format_score(share)]
+            lines.append([dataset_title(setting[0]), setting[1], arm, *numbers])
+    return lines
+
+
+def correlation_note(study: Study) -> str:
+    """How IoU goes with information over the runs of each data set; empty where they are too few or too alike."""
+    parts = []
+    for setting in study.settings_with_runs:
+        runs = [run for arm in study.arms_run(*setting) for run in study.finished_runs(*setting, arm)]
+        value = rank_correlation([score(run, "mean_iou") for run in runs], [bits(run).share for run in runs])
+        if not math.isnan(value):
+            parts.append(f"{dataset_title(setting[0])}, {setting[1]} {value:.2f} ({len(runs)} runs)")
+    return f"Rank correlation (Spearman) of IoU and I / H: {'; '.join(parts)}." if parts else ""
+
+
 def difference_lines(study: Study) -> Rows:
     """A row per question and data set."""
     lines = []
@@ -207,6 +240,11 @@ def study_parts(study: Study) -> list[str]:
         header = ["question", "data set", "of", "against", "pairs", "IoU", "Acc", "IoU is"]
         parts += ["### Paired differences", DIFFERENCES_NOTE, markdown_table(header, lines, left=4)]
         parts.append(figure_link(study, "differences", "paired differences of mean IoU, with 95 % intervals"))
+    if lines := information_lines(study):
+        header = ["data set", "protocol", "arm", "H(T)", "I(T; P)", "I / H"]
+        parts += ["### Information", INFORMATION_NOTE, markdown_table(header, lines, left=3)]
+        parts += [note] if (note := correlation_note(study)) else []
+        parts.append(figure_link(study, "information", "mean IoU over I(T; P) / H(T), a point per run"))
     if study.finished_settings:
         parts += ["### Curves", figure_link(study, "curves", "training loss and validation IoU over the steps")]
         parts += ["### Classes", *class_tables(study)]
@@ -294,10 +332,11 @@ def run_rows(study: Study) -> Iterator[list]:
     for run in (study.runs[planned["name"]] for planned in study.plan["runs"] if planned["name"] in study.runs):
         cell = [run["study"][key] for key in ("plan", "dataset", "protocol", "arm", "seed")]
         scores = [format_number(score(run, metric)) for metric in METRICS]
+        information = [format_number(number) for number in bits(run)]
         if "failed" in run:
-            yield [*cell, *scores, "", "", run["failed"]]
+            yield [*cell, *scores, "", "", run["failed"], *information]
         else:
-            yield [*cell, *scores, f"{run['wall_time_s']:.0f}", run["commit"], run["command"]]
+            yield [*cell, *scores, f"{run['wall_time_s']:.0f}", run["commit"], run["command"], *information]
 
 
 def class_rows(study: Study) -> Iterator[list]:

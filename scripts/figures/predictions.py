@@ -5,8 +5,8 @@
 
 RUN is a folder that `python -m jaxseg.main` trained in; NAME stands above its column. Without --images: validation
 images of the first run's data set, by number. With: pictures of any size, without ground truth, predicted as by
-`python -m jaxseg.predict`. All runs must know the same classes. Void is white in the truth; predictions there are shown as
-they are.
+`python -m jaxseg.predict`. All runs must know the same classes. In the truth void has the data set's own color (cream in
+VOC, black in Cityscapes); predictions there are shown as they are.
 """
 
 import argparse

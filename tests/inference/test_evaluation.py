@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -102,9 +103,23 @@ def test_the_command_writes_scores_and_pictures(tiny_run, tmp_path):
     output = tmp_path / "scores.json"
     ended = call("jaxseg.evaluate", f"--workdir={tiny_run}", "--flip", "--scales=1,1.5", f"--output={output}")
     assert ended.returncode == 0, ended.stderr
-    for line in ("mean accuracy", "frequency-weighted IoU", "boundary IoU", "worst: "):
-        assert line in ended.stdout
     results = json.loads(output.read_text())
+    scores = results["peers"]["unet"]
+    bits = scores["information"]
+    shown = {
+        "mean accuracy": scores["mean_accuracy"],
+        "frequency-weighted IoU": scores["frequency_weighted_iou"],
+        "micro IoU": scores["micro_iou"],
+        "one-vs-rest accuracy": scores["one_vs_rest_accuracy"],
+        "boundary IoU": scores["boundary_iou"],
+        "I(truth; prediction), bits": bits["mutual"],
+    }
+    for title, value in shown.items():
+        assert re.search(rf"{re.escape(title)} +│ +{value:.4f} ", ended.stdout), title
+    assert f"H(truth) is {bits['truth']:.4f} bits a pixel." in ended.stdout
+    assert sum(of_class["mutual"] for of_class in bits["by_class"].values()) == pytest.approx(bits["mutual"], rel=1e-12)
+    assert bits["left"] == pytest.approx(bits["truth"] - bits["mutual"], rel=1e-9)
+    assert "worst: " in ended.stdout
     assert results["protocol"].endswith("images at their own pixels, in one piece, scales 1, 1.5, and mirrored")
     pictures = sorted(path.name for path in (tmp_path / "scores").glob("[!.]*"))
     assert pictures == sorted(f"{n:04d}_{name}" for n in range(5) for name in ("image.jpg", "truth.png", "unet.png"))

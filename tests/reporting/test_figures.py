@@ -1,8 +1,14 @@
 """Lines and axes of figures, by hand."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from jaxseg.reporting.figures import RUN_COLORS, needs_log_axis, plot_runs, thin
+from jaxseg.information import share_told
+from jaxseg.labels import CITYSCAPES, VOC2012, VOID
+from jaxseg.reporting.comparison import Study
+from jaxseg.reporting.figures import RUN_COLORS, needs_log_axis, plot_information, plot_runs, prediction_figure, thin
+from tests.study_results import run
 
 
 def test_lines_of_runs_by_hand():
@@ -40,3 +46,41 @@ def test_ticks_of_a_logarithmic_axis():
     assert needs_log_axis([[(1, 31.0), (2, 1.0)]])
     assert not needs_log_axis([[(1, 31.0), (2, 1.1)]])
     assert not needs_log_axis([[(1, 31.0), (2, -1.0)]])
+
+
+def test_information_figure_by_hand():
+    """A panel per data set with runs, IoU over I / H; arms of one color have other markers; failed runs are left out."""
+    names = [f"camvid-text-{arm}-seed0" for arm in ("unet", "z", *(f"arm{i}" for i in range(7)))]
+    runs = {name: run(name, iou=0.1 * place) for place, name in enumerate(names)}
+    runs["camvid-text-z-seed0"]["peers"]["unet"]["confusion"] = [[5, 0, 0], [0, 15, 0], [0, 0, 0]]
+    failed = "voc2012-text-unet-seed0"
+    runs[failed] = {"study": run(failed, iou=0)["study"], "failed": "nan"}
+    study = Study({"plan": "p", "questions": [], "runs": [one["study"] for one in runs.values()]}, runs)
+    figure = plot_information(study)
+    (axis,) = figure.axes
+    points = [line.get_xydata()[0].tolist() for line in axis.lines]
+    usual = share_told(np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]]))
+    assert points == [[pytest.approx(1 if i == 1 else usual, rel=1e-12), pytest.approx(0.1 * i)] for i in range(9)]
+    looks = [(line.get_color(), line.get_marker()) for line in axis.lines]
+    assert len(set(looks)) == 9
+    assert looks[0] == (RUN_COLORS[0], "o")
+    assert looks[1] == (RUN_COLORS[3], "o")  # after the study's three models, which keep their colors
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["U-Net", "z", *(f"arm{i}" for i in range(7))]
+
+
+@pytest.mark.parametrize(("labels", "void"), [(VOC2012, (224, 224, 192)), (CITYSCAPES, (0, 0, 0))])
+def test_void_is_drawn_in_the_data_sets_color(labels, void, tmp_path):
+    """Half of the truth is void; the prediction there keeps its class's color. The colors are those of pixels drawn."""
+    truth = np.full((40, 40), 1, np.uint8)
+    truth[:, 20:] = VOID
+    gray = np.full((40, 40, 3), 77, np.uint8)
+    prediction_figure(tmp_path / "figure.png", [gray], [truth], {"net": [np.full((40, 40), 1, np.uint8)]}, labels)
+    with Image.open(tmp_path / "figure.png") as picture:
+        drawn = np.asarray(picture.convert("RGB"))
+    row = drawn[drawn.shape[0] // 3]
+    shares = {color: (row == color).all(-1).sum() for color in (void, tuple(labels.classes[1].color), (77, 77, 77))}
+    image = shares[77, 77, 77]
+    assert image > 100
+    assert shares[void] == pytest.approx(image / 2, abs=2)
+    assert shares[tuple(labels.classes[1].color)] == pytest.approx(1.5 * image, abs=3)

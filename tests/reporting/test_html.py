@@ -29,7 +29,7 @@ from jaxseg.reporting.html.page import results_page, runs_page
 from jaxseg.reporting.html.runs import load_runs
 from jaxseg.reporting.html.svg import inline_svg
 from tests import ROOT
-from tests.made_runs import FIRST, MAP, WRONG_MAP, classes, write_run
+from tests.made_runs import CAMVID, FIRST, MAP, SECOND, WRONG_MAP, classes, write_run
 from tests.runs import call
 from tests.study_results import run as study_run
 from tests.study_results import write_study
@@ -110,6 +110,27 @@ def test_scores_side_by_side(first, second):
     assert table_rows(text, "Settings that differ")[1] == ["config.optim.learning_rate", "0.001", "0.5"]
     assert "config.seed" not in [row[0] for row in table_rows(text, "Settings that differ")]
     assert "<dt>commit</dt><dd><code>0123456789abcdef</code></dd>" in text
+
+
+def test_information_where_it_was_measured(first, tmp_path):
+    """Of one run of two: the other was scored before, and has a dash."""
+    bits = {"truth": 2.5, "mutual": 1.25, "left": 1.25}
+    told = {"unit": "bits", **bits, "by_class": dict.fromkeys(CAMVID, bits)}
+    scores = {"information": told, "micro_iou": 0.667, "one_vs_rest_accuracy": 0.96}
+    newer = write_run(tmp_path / "newer", SECOND, scores=scores)
+    alike = {"information": told | {"truth": 2.5 + 1e-15}}  # by another run's rounding
+    assert "H(truth): 2.500 bits" in page(newer, write_run(tmp_path / "alike", SECOND, scores=alike))
+    text = page(first, newer)
+    check_document(text)
+    rows = {row[0]: row[1:] for row in table_rows(text, "Scores")}
+    assert rows["I(truth; prediction), bits"] == ["–", "1.250"]
+    assert rows["micro IoU"] == ["–", "0.667"]
+    assert rows["one-vs-rest accuracy"] == ["–", "0.960"]
+    assert "12 pixels. H(truth): 2.500 bits a pixel." in text
+    header, sky, *_ = table_rows(text, "Scores per class")
+    assert header[-2:] == ["firstinformation (bits)", "newerinformation (bits)"]
+    assert sky[-2:] == ["–", "1.250"]
+    assert not {"H(truth)", "information (bits)"} & set(re.findall(r"H\(truth\)|information \(bits\)", page(first)))
 
 
 def test_classes_and_confusion_by_hand(first):
@@ -383,7 +404,7 @@ def test_page_of_a_results_folder(tmp_path):
     assert table_rows(text, "Table")[2][2::2] == ["0.420 ± 0.014", "0.310 ± 0.014", "<strong>0.425</strong> ± 0.035"]
     assert "-0.110 [-0.110, -0.110]" in text
     assert "Commit 0123456789ab;" in text
-    assert text.count('class="plot"') == 3
+    assert text.count('class="plot"') == 4  # curves, confusion, differences, information
     assert "#ffffff" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # figures follow dark mode
     assert "**" not in re.sub(r"<script>.*?</script>|<style>.*?</style>", "", text, flags=re.DOTALL)
 

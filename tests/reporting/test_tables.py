@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from jaxseg.errors import InputError
 from jaxseg.report import load_results, write_report
@@ -80,6 +81,29 @@ def test_differences_and_classes_by_hand(results):
     assert (pair["difference"], pair["low"], pair["high"]) == ("0.005000", "-0.185593", "0.195593")
 
 
+def test_information_by_hand(results):
+    """10 pixels of each of two classes, H = 1 bit: 8 and 9 of them right, and in one run all."""
+    name = "cityscapes-text-unet-seed1"
+    other = run(name, iou=0.43)
+    other["peers"]["unet"]["confusion"] = [[10, 0, 0], [0, 10, 0], [0, 0, 0]]
+    (results / "p" / f"{name}.json").write_text(json.dumps(other))
+    p = np.array([[0.4, 0.1], [0.05, 0.45]])
+    told = (p * np.log2(p / (0.5 * np.array([0.45, 0.55])))).sum()  # 0.397 bits; and of the other run the whole bit
+    half = abs(1 - told) / np.sqrt(2)
+    out = make_tables(results)
+    text = (out / "report.md").read_text()
+    mean = (1 + told) / 2
+    assert f"| Cityscapes | text | unet | 1.000 | {mean:.3f} ± {half:.3f} | {mean:.3f} ± {half:.3f} |" in text
+    assert f"| Cityscapes | text | rmi | 1.000 | {told:.3f} ± 0.000 | {told:.3f} ± 0.000 |" in text
+    assert "(p_information.png)" in text
+    # the one run that stands out in information is the second best of six by IoU
+    expected = stats.spearmanr([0.41, 0.43, 0.30, 0.32, 0.40, 0.45], [0, 1, 0, 0, 0, 0]).statistic
+    assert f"of IoU and I / H: Cityscapes, text {expected:.2f} (6 runs)." in text
+    written = {(r["arm"], r["seed"]): (r["truth_bits"], r["mutual_bits"]) for r in rows(out / "runs.csv")}
+    assert written["unet", "0"] == ("1.000000", f"{told:.6f}")
+    assert written["unet", "1"] == ("1.000000", "1.000000")
+
+
 def test_latex_is_escaped_and_whole(results):
     out = make_tables(results)
     text = (out / "table1.tex").read_text()
@@ -106,7 +130,7 @@ def test_figures_are_there_and_the_same_twice(results, tmp_path):
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
     pictures = {path.name for path in first if path.suffix == ".png"}
-    assert pictures == {"p_curves.png", "p_confusion.png", "p_differences.png"}
+    assert pictures == {"p_curves.png", "p_confusion.png", "p_differences.png", "p_information.png"}
     linked = (tmp_path / "a" / "report.md").read_text()
     assert all(f"({name})" in linked for name in pictures)
 

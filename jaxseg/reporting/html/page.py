@@ -21,7 +21,7 @@ from jaxseg.reporting.html.gallery import Gallery
 from jaxseg.reporting.html.runs import Run, series, settings
 from jaxseg.reporting.html.svg import inline_svg
 from jaxseg.reporting.tables import DIGITS, report_markdown
-from jaxseg.reporting.terminal import MEANS
+from jaxseg.reporting.terminal import information, mean_rows
 
 CLASS_SCORES = {"iou": "IoU", "accuracy": "accuracy", "boundary": "boundary IoU"}
 # Wide things scroll in a box of their own, which the keyboard reaches, and do not widen the page.
@@ -89,7 +89,8 @@ def runs_page(runs: list[Run], gallery: Gallery) -> str:
         "run_colors": len(RUN_COLORS),
         "provenance": [provenance(run) for run in runs],
         "comparable": len({(run.result["data"]["fingerprint"], run.result.get("protocol")) for run in runs}) == 1,
-        "scores": score_rows(runs),
+        "scores": mean_rows([run.scores for run in runs]),
+        "truth_bits": truth_bits(runs),
         "pixels": list(dict.fromkeys(int(np.sum(run.scores["confusion"])) for run in runs)),
         "settings": changed_settings(runs),
         "charts": charts,
@@ -114,10 +115,10 @@ def provenance(run: Run) -> dict[str, str]:
     return {name: str(fact) for name, fact in (facts | settings(run)).items() if fact}
 
 
-def score_rows(runs: list[Run]) -> dict[str, list[float | None]]:
-    """Name of a mean -> its value per run; what no run has is left out."""
-    rows = {name: [run.scores.get(metric) for run in runs] for metric, name in MEANS.items()}
-    return {name: values for name, values in rows.items() if any(value is not None for value in values)}
+def truth_bits(runs: list[Run]) -> list[str]:
+    """H(truth) where it was measured, each value once."""
+    known = [bits for run in runs if (bits := information(run.scores, "truth")) is not None]
+    return list(dict.fromkeys(map(format_score, known)))
 
 
 def changed_settings(runs: list[Run]) -> dict[str, list[str]]:
@@ -162,11 +163,16 @@ def class_rows(runs: list[Run]) -> list[dict]:
 
 def class_scores(runs: list[Run]) -> dict[str, dict[str, list[float | None]]]:
     """Score -> class -> value per run, of the scores that any run has."""
-    return {
-        title: {name: [run.scores.get(kind, {}).get(name) for run in runs] for name in runs[0].labels.names}
+    names = runs[0].labels.names
+    columns = {
+        title: {name: [run.scores.get(kind, {}).get(name) for run in runs] for name in names}
         for kind, title in CLASS_SCORES.items()
         if any(kind in run.scores for run in runs)
     }
+    if any("information" in run.scores for run in runs):
+        of_runs = [run.scores.get("information", {"by_class": {}})["by_class"] for run in runs]
+        columns["information (bits)"] = {name: [bits.get(name, {}).get("mutual") for bits in of_runs] for name in names}
+    return columns
 
 
 def confusion(run: Run) -> dict:

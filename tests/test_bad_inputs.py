@@ -48,7 +48,7 @@ def check(result: dict) -> None:
 def test_there_are_sixty_of_many_kinds():
     assert len(set(NAMES)) == len(NAMES) >= 60
     kinds = "image mask folder archive records run checkpoint weights picture page config"
-    assert {case.group for case in CASES} == {*kinds.split(), "experiment file"}
+    assert {case.group for case in CASES} == {*kinds.split(), "experiment file", "own folder"}
 
 
 @pytest.mark.parametrize("name", FIRST)

@@ -53,7 +53,7 @@ def test_commands_follow_each_other_in_one_process(tmp_path, capsys):
     (tmp_path / "camvid/trainannot/train_1.png").unlink()
     assert check.main(["--dataset=camvid", f"--source_dir={tmp_path / 'camvid'}"]) != 0
     assert check.main([]) == InputError.status
-    assert "--dataset is needed" in capsys.readouterr().err
+    assert "--source_dir is needed" in capsys.readouterr().err
 
 
 def test_a_config_of_one_call_is_not_the_next_ones(capsys):
@@ -209,7 +209,7 @@ def test_a_call_and_a_module_are_recorded_as_typed(monkeypatch):
 def test_one_process_by_the_short_name():
     done = subprocess.run([sys.executable, "-m", "jaxseg", "check"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == InputError.status
-    assert "--dataset is needed" in done.stderr
+    assert "--source_dir is needed" in done.stderr
 
 
 # ---- What is light stays light

@@ -238,6 +238,10 @@ SECTIONS = {
         "pixels": Field("valid", "Where the divergence is taken.", choices={"all": "void ones too; code", "valid": ""}),
         "form": Field("kl", "The divergence.", source="study", choices={
             "kl": "of the softmax distributions", "released": "what the released code computes instead"}),
+        "updates": Field("together", "When the networks of a step are updated.", choices={
+            "together": "all at once, from the same predictions",
+            "in_turn": "the further peers first, in their order, the reported one last, each from new predictions; DML paper,"
+                       " code"}),
     }),
     "train": ("how long is trained, and in what portions", {
         "epochs": Field(200, "Times through the training images.", at_least=1, at_most=MAX_EPOCHS, source="report, code"),
@@ -420,6 +424,7 @@ def follow_released_mutual(config: ConfigDict) -> None:
     follow_released_code(config)
     config.mutual.form = "released"
     config.mutual.pixels = "all"
+    config.mutual.updates = "in_turn"
     config.train.batch_size = 10
     config.optim.learning_rate = config.peers.teacher.optim.learning_rate = 1e-4
 

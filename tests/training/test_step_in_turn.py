@@ -32,22 +32,63 @@ def recorded_unet(spec: list[dict], *, seed: int, classes: int) -> dict:
     return unet_from_torch(weights)
 
 
-@pytest.mark.parametrize("updates", ["together", "in_turn"])
-def test_four_steps_of_two_unets_are_pytorchs(golden, updates):
-    """losses_c7.npz, recorded in float64: a column of teacher's losses, one of the student's. Float32 is within 1e-4."""
+# The losses of losses_c7.npz, [teacher, student] of each step, once more by the same PyTorch program in float64 (2.14, CPU).
+# The file's own turned out to be of float32: they are up to 1.6e-4 from these.
+IN_FLOAT64 = {
+    "together": [
+        [2.863755186847, 2.778939732863],
+        [2.822044422876, 2.784780807944],
+        [2.801820268259, 2.709923656066],
+        [2.777261286477, 2.694786358546],
+    ],
+    "in_turn": [
+        [2.863755186847, 2.758267191138],
+        [2.821710168896, 2.763745346268],
+        [2.802045953270, 2.685874964066],
+        [2.779286585640, 2.674670619181],
+    ],
+}
+
+
+def losses_of_four_steps(golden, updates: str, dtype) -> np.ndarray:
+    """[4, 2]: [teacher, student] of each step of losses_c7.npz."""
     recorded, spec = golden("losses_c7"), golden("unet_f8_c21")["state_dict_spec"]
     meta = recorded["meta"]
     peers = {}
     for name in PAIR:
-        model = UNet(meta["classes"], meta["features"], axis_name=parallel.AXIS)
+        model = UNet(meta["classes"], meta["features"], axis_name=parallel.AXIS, dtype=dtype)
         variables = recorded_unet(spec, seed=meta[f"{name}_seed"], classes=meta["classes"])
+        variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
         peers[name] = create_peer(model, optax.adam(meta["adam"]), variables)
     step, found = single_device_step(losses=losses_of(*PAIR), updates=updates), []
-    labels = recorded["mutual_labels"].astype(np.int32)
-    for image, label in zip(recorded["mutual_images_nchw"].transpose(0, 1, 3, 4, 2), labels, strict=True):
+    images = recorded["mutual_images_nchw"].transpose(0, 1, 3, 4, 2).astype(dtype)
+    for image, label in zip(images, recorded["mutual_labels"].astype(np.int32), strict=True):
         peers, measured = step(peers, {"image": image, "label": label, "valid": label != 255})
         found.append([measured["teacher/loss"], measured["student/loss"]])
-    np.testing.assert_allclose(found, recorded[f"mutual_{updates}_losses"], rtol=1e-4)
+    return np.array(found)
+
+
+UPDATES = pytest.mark.parametrize("updates", ["together", "in_turn"])
+
+
+@UPDATES
+def test_four_steps_of_two_unets_are_pytorchs(golden, updates):
+    """A last bit of a weight, changed by chance, moves these losses by 2e-5 in the second and third step and by 1e-4 to 4e-4
+    in the fourth, whichever framework computes them: so the fourth is held to 5e-4, the others to 1e-4.
+    """
+    found, expected = losses_of_four_steps(golden, updates, np.float32), golden("losses_c7")[f"mutual_{updates}_losses"]
+    np.testing.assert_allclose(found[:3], expected[:3], rtol=1e-4)
+    np.testing.assert_allclose(found[3], expected[3], rtol=5e-4)
+
+
+@pytest.mark.slow
+@UPDATES
+def test_in_float64_four_steps_are_pytorchs_to_rounding(golden, updates):
+    """Slow: compiles two U-Nets forward and backward, in turn twice, in float64."""
+    with jax.enable_x64(True):
+        found = losses_of_four_steps(golden, updates, np.float64)
+    np.testing.assert_allclose(found, IN_FLOAT64[updates], rtol=1e-9)
+    np.testing.assert_allclose(found, golden("losses_c7")[f"mutual_{updates}_losses"], rtol=2e-4)
 
 
 def by_single_steps(peers, batch, losses, accumulate_steps=1):
@@ -80,10 +121,15 @@ def test_a_step_in_turn_is_a_step_for_each(names, accumulate_steps):
             {name: (peer.step, peer.params, peer.batch_stats) for name, peer in of.items()} for of in (peers, by_hand)
         ]
         assert_close(*leaves, rtol=1e-5, atol=1e-6)
-    together, _ = single_device_step(accumulate_steps, losses)(some_peers(*names), random_batch(0, classes=CLASSES))
-    once, _ = step(some_peers(*names), random_batch(0, classes=CLASSES))
-    assert_close(once["teacher"].params, together["teacher"].params, rtol=1e-5, atol=1e-6)  # the first sees no update
-    assert np.abs(once["student"].params["head"]["kernel"] - together["student"].params["head"]["kernel"]).max() > 1e-6
+
+
+def test_only_the_first_in_turn_is_updated_as_together():
+    peers, losses, batch = some_peers(*PAIR), losses_of(*PAIR), random_batch(0, classes=CLASSES)
+    together, _ = single_device_step(losses=losses)(peers, batch)
+    in_turn, _ = single_device_step(losses=losses, updates="in_turn")(peers, batch)
+    assert_close(in_turn["teacher"].params, together["teacher"].params, rtol=1e-5, atol=1e-6)
+    heads = [np.asarray(found["student"].params["head"]["kernel"]) for found in (together, in_turn)]
+    assert np.abs(heads[0] - heads[1]).max() > 1e-6
 
 
 def test_statistics_move_once_a_turn_unless_frozen():

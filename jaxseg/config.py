@@ -238,6 +238,10 @@ SECTIONS = {
         "pixels": Field("valid", "Where the divergence is taken.", choices={"all": "void ones too; code", "valid": ""}),
         "form": Field("kl", "The divergence.", source="study", choices={
             "kl": "of the softmax distributions", "released": "what the released code computes instead"}),
+        "updates": Field("together", "When the networks of a step are updated.", choices={
+            "together": "all at once, from the same predictions",
+            "in_turn": "the further peers first, in their order, the reported one last, each from new predictions; DML paper,"
+                       " code"}),
     }),
     "train": ("how long is trained, and in what portions", {
         "epochs": Field(200, "Times through the training images.", at_least=1, at_most=MAX_EPOCHS, source="report, code"),
@@ -267,7 +271,7 @@ SECTIONS = {
         "every_steps": Field(0, "Also between evaluations; 0: not.", at_least=0, at_most=MAX_STEPS, unit="steps"),
         "keep_latest": Field(2, "How many of the latest.", at_least=1, at_most=1_000_000, unit="checkpoints"),
         "best": Field("mean_iou", "The best is kept too, by this.", choices={
-            "mean_iou": "of validation, higher", "train_loss": "lower; report, code"}),
+            "mean_iou": "of validation, higher", "train_loss": "lower; study, report, code"}),
     }),
 }
 # fmt: on
@@ -334,6 +338,12 @@ def follow_released_code(config: ConfigDict) -> None:
     config.data.resize = "shorter_side"
     config.eval.view = "random"
     config.eval.passes = 5
+    config.checkpoint.best = "train_loss"
+
+
+def follow_report(config: ConfigDict) -> None:
+    """What every model of the study's longer report does otherwise than the default: the best by training loss. Its Model 1
+    is that of the default: 200 epochs, batches of 8, Adam at 1e-3, cross-entropy."""
     config.checkpoint.best = "train_loss"
 
 
@@ -405,6 +415,13 @@ def follow_released_rmi(config: ConfigDict) -> None:
     config.train.batch_size = 2
 
 
+def follow_report_rmi(config: ConfigDict) -> None:
+    """What the study's longer report says of Model 2. Pooling and radius it leaves open: as in the RMI paper."""
+    follow_report(config)
+    config.optim.learning_rate = 1e-4
+    config.train.batch_size = 2
+
+
 def use_mutual_learning(config: ConfigDict) -> None:
     """The study's Model 3: the U-Net (student, reported) and a DeepLabV3 (teacher) learn together, from scratch.
 
@@ -420,6 +437,14 @@ def follow_released_mutual(config: ConfigDict) -> None:
     follow_released_code(config)
     config.mutual.form = "released"
     config.mutual.pixels = "all"
+    config.mutual.updates = "in_turn"
+    config.train.batch_size = 10
+    config.optim.learning_rate = config.peers.teacher.optim.learning_rate = 1e-4
+
+
+def follow_report_mutual(config: ConfigDict) -> None:
+    """What the study's longer report says of Model 3: the KL divergence, as in the text, and batch and rate of its own."""
+    follow_report(config)
     config.train.batch_size = 10
     config.optim.learning_rate = config.peers.teacher.optim.learning_rate = 1e-4
 

@@ -28,10 +28,10 @@ def random_batch(seed, size=8, hw=32, classes=5):
     }
 
 
-def single_device_step(accumulate_steps=1, losses=LOSSES):
+def single_device_step(accumulate_steps=1, losses=LOSSES, **options):
     """The step on one device, without pmap: vmap over an axis of size 1 gives it its axis name."""
     step = functools.partial(
-        train_step, losses=losses, seed=0, accumulate_steps=accumulate_steps, axis_name=parallel.AXIS
+        train_step, losses=losses, seed=0, accumulate_steps=accumulate_steps, axis_name=parallel.AXIS, **options
     )
     mapped = jax.jit(jax.vmap(step, axis_name=parallel.AXIS))
 

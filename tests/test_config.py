@@ -117,7 +117,7 @@ DEFAULT = {
     },
     **NETWORK,
     "peers": {},
-    "mutual": {"weight": 1.0, "temperature": 1.0, "pixels": "valid", "form": "kl"},
+    "mutual": {"weight": 1.0, "temperature": 1.0, "pixels": "valid", "form": "kl", "updates": "together"},
     "train": {
         "epochs": 200,
         "max_steps": 0,
@@ -259,6 +259,7 @@ def test_augmented_crops_may_be_larger_than_images():
         ({"mutual__temperature": 0.0}, ["config.mutual.temperature is 0.0", "positive"]),
         ({"mutual__form": "released", "mutual__temperature": 2.0}, ["config.mutual.temperature"]),
         ({"mutual__form": "js"}, ["config.mutual.form is 'js'", "kl, released"]),
+        ({"mutual__updates": "at_once"}, ["config.mutual.updates is 'at_once'", "together, in_turn"]),
         ({"mutual__weight": -0.5}, ["config.mutual.weight is -0.5"]),
     ],
 )
@@ -274,6 +275,8 @@ def test_refusals_of_peers_name_field_and_value(fields, words):
 def test_mutual_fields_without_peers_are_refused():
     with pytest.raises(InputError, match=r"config.mutual.weight=0.5 has no effect: there are no further peers"):
         validate(changed(mutual__weight=0.5))
+    with pytest.raises(InputError, match=r"config.mutual.updates=in_turn has no effect: there are no further peers"):
+        validate(changed(mutual__updates="in_turn"))
 
 
 def test_fields_of_peers_are_known_from_the_experiment_file():
@@ -379,7 +382,13 @@ def test_mutual_presets_are_model_1_with_a_teacher(path):
     """Study, Model 3: L = CE + KL for both; the student, a U-Net, is reported. All else as Model 1."""
     config = load_preset(path)[1]
     assert (config.peer, list(config.peers)) == ("student", ["teacher"])
-    assert config.mutual.to_dict() == {"weight": 1.0, "temperature": 1.0, "pixels": "valid", "form": "kl"}
+    assert config.mutual.to_dict() == {
+        "weight": 1.0,
+        "temperature": 1.0,
+        "pixels": "valid",
+        "form": "kl",
+        "updates": "together",
+    }
     teacher = config.peers.teacher
     assert (teacher.model.name, teacher.model.backbone, teacher.frozen) == ("deeplabv3", "resnet50", False)
     model_1 = load_preset(path.with_name(path.name.replace("mutual", "unet")))[1]
@@ -397,6 +406,7 @@ def test_released_variant_follows_the_code(path):
     assert config.data.resize == "shorter_side"
     if path.stem.startswith("mutual"):
         assert (config.mutual.form, config.mutual.pixels, config.mutual.weight) == ("released", "all", 1.0)
+        assert config.mutual.updates == "in_turn"  # forward, teacher's update, forward again, student's update
         assert (config.train.batch_size, config.optim.learning_rate) == (10, 1e-4)
         assert config.peers.teacher.optim.learning_rate == 1e-4
         teacher = config.peers.teacher.model
@@ -409,6 +419,22 @@ def test_released_variant_follows_the_code(path):
     assert (config.eval.view, config.eval.passes, config.checkpoint.best) == ("random", 5, "train_loss")
     with pytest.raises(InputError, match="unknown variant 'relased'"):
         load_preset(path, "relased")
+
+
+@pytest.mark.parametrize("path", [p for p in PRESETS if "_" in p.stem], ids=lambda path: path.stem)
+def test_report_variant_follows_the_report(path):
+    """study.md, section "The authors' longer report"; all that it does not say is as in the default."""
+    _, config = load_preset(path, "report")
+    validate(config)
+    model = path.stem.split("_")[0]
+    expected = {"unet": (8, 1e-3), "rmi": (2, 1e-4), "mutual": (10, 1e-4)}[model]
+    assert (config.train.batch_size, config.optim.learning_rate) == expected
+    assert all(peer.optim.learning_rate == 1e-4 for peer in config.peers.values())
+    assert (config.train.epochs, config.optim.name, config.checkpoint.best) == (200, "adam", "train_loss")
+    assert (config.mutual.form, config.loss.weight) == ("kl", 0.5)
+    text = load_preset(path)[1]
+    said = ["train.batch_size", "checkpoint.best"] + [f for f in all_fields(text) if f.endswith("optim.learning_rate")]
+    assert {f for f in all_fields(text) if get_field(text, f) != get_field(config, f)} <= set(said)
 
 
 def test_presets_are_found_from_anywhere(tmp_path, monkeypatch):

@@ -2,6 +2,9 @@
 
 In: logits f32 [b, h, w, c] of a network and of one of its peers. Out: the divergence of single pixels, unreduced, and
 its mean. The peer's logits are a constant: no gradient reaches them.
+
+form="released" cannot be checked against a current PyTorch as it is: `KLDivLoss` is NaN there where a target is negative,
+as raw logits are (from 1.13 on: its xlogy(z, z) has log z). python -m scripts.checks.mutual_parity shows it.
 """
 
 import functools
@@ -84,7 +87,8 @@ def divergence(
       form: "kl": T² sum_k p_k (log p_k - log q_k), p the peer's, q the own softmax of logits / T; T² keeps the
         gradient's size (Hinton et al., arXiv 1503.02531, section 2). "released": what the study's released code computes
         in its place, `KLDivLoss` with the peer's *logits* z as target, mean over classes, terms with z ≤ 0 being 0:
-        1/c sum_k [z_k > 0] z_k (log z_k - log q_k). It has no temperature.
+        1/c sum_k [z_k > 0] z_k (log z_k - log q_k). It has no temperature. So did PyTorch up to 1.12 (the authors pin
+        1.11); from 1.13 on a z < 0 gives NaN.
       temperature: T.
 
     Returns:

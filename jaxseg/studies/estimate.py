@@ -5,6 +5,7 @@ the memory is that of the arrays which the backward pass keeps, beside parameter
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxseg.training import parallel
 from jaxseg.training.peers import create_peers, labels_of_run, make_losses, without_init
 from jaxseg.training.state import Peers
-from jaxseg.training.step import total_loss
+from jaxseg.training.step import total_loss, turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +46,11 @@ class Estimate:
 
 def estimate(config: ConfigDict) -> Estimate:
     peers, losses, batch = abstract_peers(config)
-    step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
+    updates = config.mutual.updates
+    step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1, updates=updates)
     on_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((jax.local_device_count(), *x.shape), x.dtype), (peers, batch))
     counted = step.func.lower(*step.args, *on_one).cost_analysis()
-    needed = kept_bytes(peers, losses, batch) + size(peers)
+    needed = max(kept_bytes(peers, losses, batch, names) for names in turns(losses, updates)) + size(peers)
     return Estimate(counted["flops"], counted["bytes accessed"], needed)
 
 
@@ -69,17 +71,17 @@ def abstract_peers(config: ConfigDict) -> tuple[Peers, dict, dict]:
     return jax.eval_shape(init), make_losses(config), batch
 
 
-def kept_bytes(peers: Peers, losses: dict, batch: dict) -> int:
-    """Bytes of what the forward passes leave for the backward one: the residuals of `jax.vjp`."""
+def kept_bytes(peers: Peers, losses: dict, batch: dict, names: Sequence[str]) -> int:
+    """Bytes of what the forward passes leave for the backward one of the peers `names`: the residuals of `jax.vjp`."""
 
     def residuals(peers, batch):
         def objective(params):
             one = jnp.float32(1)
             fixed = {"losses": losses, "rng": jax.random.key(0), "num_parts": 1, "axis_name": parallel.AXIS}
             fixed |= {"pixels": one, "weights": dict.fromkeys(losses, one)}
-            return total_loss(params, {n: peers[n].batch_stats for n in losses}, peers, batch, **fixed)
+            return total_loss(params, {n: peers[n].batch_stats for n in losses}, batch, peers=peers, **fixed)
 
-        return jax.vjp(objective, {name: peers[name].params for name in losses}, has_aux=True)[1]
+        return jax.vjp(objective, {name: peers[name].params for name in names}, has_aux=True)[1]
 
     on_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (peers, batch))
     return size(jax.eval_shape(jax.vmap(residuals, axis_name=parallel.AXIS), *on_one))

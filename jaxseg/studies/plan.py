@@ -28,7 +28,7 @@ from jaxseg.reporting.comparison import MODELS
 from jaxseg.studies.estimate import DEVICES
 
 SHORT = {"cityscapes": "cityscapes", "voc2012": "voc", "camvid": "camvid"}  # as experiment files are named
-PROTOCOLS = ("text", "released")
+PROTOCOLS = ("text", "report", "released")  # but for the first the variants of experiment files
 KEYS = {"title", "note", "device", "base", "grid", "config", "of", "question"}
 GRID_KEYS = {"models", "datasets", "protocols", "seeds", "arm", "config", "starts_from"}
 
@@ -59,7 +59,9 @@ class Run:
     def config_file(self) -> str:
         if self.dataset == "synthetic":
             return "configs/demo.py" + ("" if self.model == "unet" else f":{self.model}")
-        return f"configs/{self.model}_{SHORT[self.dataset]}.py" + (":released" if self.protocol == "released" else "")
+        return f"configs/{self.model}_{SHORT[self.dataset]}.py" + (
+            "" if self.protocol == "text" else f":{self.protocol}"
+        )
 
     @property
     def workdir(self) -> Path:
@@ -155,8 +157,8 @@ def runs_of(path: Path, grid: dict, fields: dict, of: dict, base: str | None) ->
                 raise InputError(f"{path}, [[grid]] {key}: {value!r}; expected some of {', '.join(known)}.")
     if "arm" in grid and len(grid["models"]) > 1:
         raise InputError(f"{path}, [[grid]] arm={grid['arm']!r}: an arm is of one model; got {grid['models']}.")
-    if "synthetic" in grid["datasets"] and "released" in protocols:
-        raise InputError(f"{path}, [[grid]]: rendered scenes have no 'released' protocol.")
+    if "synthetic" in grid["datasets"] and (beyond := [name for name in protocols if name != "text"]):
+        raise InputError(f"{path}, [[grid]]: rendered scenes have no {beyond[0]!r} protocol.")
     runs = []
     for seed in grid["seeds"]:
         for dataset in grid["datasets"]:

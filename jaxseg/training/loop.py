@@ -115,6 +115,7 @@ def train(
         losses=make_losses(config, weights=weights),
         seed=config.seed,
         accumulate_steps=config.train.accumulate_steps,
+        updates=config.mutual.updates,
         skip_nonfinite=config.train.max_skipped_steps > 0,
     )
     eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)

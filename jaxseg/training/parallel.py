@@ -21,12 +21,14 @@ PROGRAMS = (
 )
 
 
-def compile_train_step(*, losses: Mapping, seed: int, accumulate_steps: int, skip_nonfinite: bool = False):
+def compile_train_step(
+    *, losses: Mapping, seed: int, accumulate_steps: int, updates: str = "together", skip_nonfinite: bool = False
+):
     """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused."""
 
     def step(seed, peers, batch):
-        options = {"accumulate_steps": accumulate_steps, "skip_nonfinite": skip_nonfinite, "axis_name": AXIS}
-        return train_step(peers, batch, losses=losses, seed=seed, **options)
+        options = {"accumulate_steps": accumulate_steps, "updates": updates, "skip_nonfinite": skip_nonfinite}
+        return train_step(peers, batch, losses=losses, seed=seed, **options, axis_name=AXIS)
 
     # An argument, not a constant of the program: one entry of JAX's compilation cache then serves every seed.
     compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), donate_argnums=(1,))

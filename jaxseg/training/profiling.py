@@ -46,6 +46,7 @@ def profile(config: ConfigDict, workdir: Path) -> dict:
             "losses": make_losses(config, weights=class_weights(config, prepared)),
             "seed": config.seed,
             "accumulate_steps": config.train.accumulate_steps,
+            "updates": config.mutual.updates,
         }
         train_step = parallel.compile_train_step(**options)
         batches = parallel.shard_ahead(pipeline.closing_iterator(pipeline.train_batches(prepared, config)))

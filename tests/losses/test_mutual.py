@@ -99,6 +99,17 @@ def test_void_alone_counts_as_nothing():
     assert not np.any(grad)
 
 
+def test_released_form_is_todays_pytorch_but_for_negative_targets():
+    """PyTorch from 1.13 on: xlogy(z, z) - z log q, here by SciPy: NaN exactly where z < 0, else the same."""
+    own, peer = (random_logits(seed, (1, 2, 3, CLASSES)) for seed in (0, 1))
+    z = np.asarray(peer, np.float64)
+    terms = special.xlogy(z, z) - z * special.log_softmax(np.asarray(own, np.float64), -1)
+    assert np.array_equal(np.isnan(terms), z < 0)
+    assert 0 < (z < 0).sum() < z.size
+    found = mutual_kl(own, peer, np.zeros((1, 2, 3), int), form="released")
+    np.testing.assert_allclose(found, np.where(z < 0, 0, terms).mean(), rtol=1e-6)
+
+
 def test_released_form_by_hand():
     """Target logits (2, -1), own logits 0: mean over 2 classes of 2 (log 2 - log ½) and nothing."""
     value = mutual_kl(jnp.zeros((1, 1, 1, 2)), jnp.array([[[[2.0, -1.0]]]]), np.zeros((1, 1, 1), int), form="released")

@@ -38,3 +38,12 @@ def test_estimated_memory_is_near_the_compiled_programs(tiny_mutual):
     peers, losses, _ = abstract_peers(tiny_mutual)
     assert set(losses) == {"student", "teacher"}
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(peers))
+
+
+def test_a_step_in_turn_computes_more_and_keeps_less(tiny_mutual):
+    """Two forward passes more, a third of the arithmetic each way; and one network's arrays at a time for the backward one."""
+    together = estimate(tiny_mutual)
+    tiny_mutual.mutual.updates = "in_turn"
+    in_turn = estimate(tiny_mutual)
+    assert 1.2 < in_turn.flops / together.flops < 1.5
+    assert in_turn.bytes_needed < together.bytes_needed

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxseg.config import all_fields, get_field
 from jaxseg.errors import InputError
 from jaxseg.studies.dry_run import planned_steps
 from jaxseg.studies.plan import read_plan, shard_of
@@ -32,7 +33,7 @@ def test_the_gpu_plan_is_the_study():
     configs = {
         (r.model, r.protocol): r.config()
         for r in read_plan(ROOT / "configs/study/gpu.toml").runs
-        if r.dataset == "voc2012"
+        if r.dataset == "voc2012" and r.arm == r.model
     }
     rows = {
         key: (
@@ -55,6 +56,22 @@ def test_the_gpu_plan_is_the_study():
     }
     assert {c.train.epochs for c in configs.values()} == {200}
     assert {c.data.crop_px for c in configs.values()} == {224}
+
+
+def test_the_gpu_plan_has_the_released_rmi_from_the_baseline_too():
+    """It differs from the released RMI in its start alone."""
+    runs = {run.name: run for run in read_plan(ROOT / "configs/study/gpu.toml").runs}
+    finetuned, released = (runs[f"voc2012-released-{arm}-seed1"].config() for arm in ("rmi_finetuned", "rmi"))
+    assert finetuned.model.init_from == "runs/study/gpu/voc2012-released-unet-seed1"
+    assert [f for f in all_fields(released) if get_field(released, f) != get_field(finetuned, f)] == ["model.init_from"]
+
+
+def test_the_report_is_a_protocol(plan):
+    """On the data sets that have experiment files with that variant."""
+    text = plan.read_text()
+    plan.write_text(text.replace('datasets = ["synthetic"]', 'datasets = ["camvid"]\nprotocols = ["text", "report"]'))
+    files = {run.protocol: run.config_file for run in read_plan(plan).runs if run.dataset == "camvid"}
+    assert files == {"text": "configs/unet_camvid.py", "report": "configs/unet_camvid.py:report"}
 
 
 def test_fields_come_from_base_grid_and_config():
@@ -94,6 +111,7 @@ def test_shards_are_the_plan_and_keep_runs_with_what_they_start_from(count, plan
         ('model.features = 2', 'model.init_from = "torchvision/resnet5O"', r"Did you mean 'torchvision/resnet50'"),
         ('arm = "unet_more"', "", r"synthetic-text-unet-seed0 is there twice"),
         ('datasets = ["synthetic"]', 'datasets = ["synthetic"]\nprotocols = ["released"]', "rendered scenes have no 'released'"),
+        ('datasets = ["synthetic"]', 'datasets = ["synthetic"]\nprotocols = ["report"]', "rendered scenes have no 'report'"),
         ("seeds = [0]", "seed = [0]", r"\[\[grid\]\]: unknown seed, seeds"),
         ("[[grid]]", "[[grid", "cannot be read as TOML"),
     ],

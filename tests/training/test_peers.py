@@ -44,6 +44,26 @@ def test_two_peers_resume_exactly_and_are_scored_by_name(tiny_mutual, tmp_path, 
     assert manager.metrics(4)["mean_iou"] == scored["peers"]["student"]["mean_iou"]
 
 
+@pytest.mark.slow
+def test_updates_in_turn_resume_exactly(tiny_mutual, tmp_path, trained_mutual_run):
+    """1 + 2 = 3 steps bit for bit, and not those of updates at once. Slow: compiles the step once more, and runs it thrice.
+
+    In the default set is the same for updates at once, above.
+    """
+    tiny_mutual.mutual.updates = "in_turn"
+    tiny_mutual.train.max_steps = 3
+    train_and_evaluate(tiny_mutual, tmp_path / "whole")
+    for steps in (1, 3):
+        tiny_mutual.train.max_steps = steps
+        train_and_evaluate(tiny_mutual, tmp_path / "parts")
+    logged = lines(tmp_path / "whole" / "train.jsonl")
+    assert lines(tmp_path / "parts" / "train.jsonl") == logged
+    assert_same(saved(tmp_path / "parts", tiny_mutual), saved(tmp_path / "whole", tiny_mutual))
+    together = lines(trained_mutual_run / "train.jsonl")
+    np.testing.assert_allclose(logged[0]["teacher/loss"], together[0]["teacher/loss"], rtol=1e-5)
+    assert abs(logged[0]["student/kl"] - together[0]["student/kl"]) > 1e-5
+
+
 def test_the_student_starts_as_it_would_alone(tiny_mutual):
     peers, _ = create_peers(tiny_mutual, num_classes=11, steps=1)
     with tiny_mutual.unlocked():

@@ -148,13 +148,12 @@ def test_every_peer_learns_by_its_own_terms(stepped):
 
 
 @pytest.mark.usefixtures("four_devices")
-def test_four_devices_are_one():
+@pytest.mark.parametrize("updates", ["together", "in_turn"])
+def test_four_devices_are_one(updates):
     """Three steps of three peers with RMI among them; shares hold 0 to 90 % void, as in tests/training/test_step.py."""
     losses = losses_of(*ALL, weight=1.0)
-    one, four = (
-        single_device_step(losses=losses),
-        parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1),
-    )
+    one = single_device_step(losses=losses, updates=updates)
+    four = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1, updates=updates)
     single = some_peers(*ALL)
     replicated = parallel.replicate(single)
     for seed in range(3):
@@ -168,8 +167,9 @@ def test_four_devices_are_one():
             assert_close(stats, single[name].batch_stats, rtol=1e-4, atol=1e-5)
 
 
-def test_all_peers_are_updated_in_one_donated_call():
-    step = parallel.compile_train_step(losses=losses_of(*ALL), seed=0, accumulate_steps=1)
+@pytest.mark.parametrize("updates", ["together", "in_turn"])
+def test_all_peers_are_updated_in_one_donated_call(updates):
+    step = parallel.compile_train_step(losses=losses_of(*ALL), seed=0, accumulate_steps=1, updates=updates)
     before = some_peers(*ALL)
     peers = parallel.replicate(before)
     given = jax.tree.leaves({name: (peer.params, peer.opt_state) for name, peer in peers.items()})

@@ -875,7 +875,7 @@ def _(folder):
     (folder / "out/predictions.json").write_text('{"pictures": {}, "failed": {}, "step": 2}')
 
 
-@picture("of which one has a folder in place of its mask", "new/masks/val_0.png: a folder is where this file is to be written", PICTURE)
+@picture("of which one has a folder in place of its mask", "val_0.png: a folder is where this file is to be", PICTURE)
 def _(folder):
     (folder / "new/masks/val_0.png").mkdir(parents=True)
     (folder / "new/masks/.made_by_jaxseg").touch()
@@ -915,7 +915,9 @@ picture("of no megapixels", "--max_megapixels=0.0; expected a positive number", 
 picture("by a step of 5,000 digits", "no checkpoint '777777", PICTURE, f"--checkpoint={'7' * 5000}")(nothing)
 
 
-@in_run("config.json nested 100,000 deep", "config.json: cannot be read as JSON (maximum recursion depth", command=SCORE)
+@in_run(
+    "config.json nested 100,000 deep", "config.json: cannot be read as JSON (maximum recursion depth", command=SCORE
+)
 def _(folder):
     (folder / "run/config.json").write_text(DEEP)
 

@@ -1,6 +1,6 @@
 """Makes the runs of a study, one after the other, and keeps a JSON of each.
 
-    python -m jaxseg.study --preset=demo|cpu|ablation|gpu [--plan=FILE.toml]
+    python -m jaxseg.study --preset=NAME|--plan=FILE.toml
         [--source=camvid=FOLDER …] [--shard=i/n] [--dry_run]
         [--output=results/study]
 

@@ -22,7 +22,16 @@ def test_presets_are_whole(path):
     )
     for question in read.questions:
         assert {question["of"], question["against"]} <= arms, question
-    assert {path.stem for path in PRESETS} == {"demo", "cpu", "ablation", "gpu", "recipe"}
+    assert {path.stem for path in PRESETS} == {
+        "demo",
+        "cpu",
+        "ablation",
+        "gpu",
+        "recipe",
+        "architectures",
+        "information",
+        "camvid16",
+    }
     seeds = {run.seed for run in read.runs}
     assert len(seeds) >= 3
     assert all(len({r.seed for r in read.runs if r.cell == run.cell}) == len(seeds) for run in read.runs)

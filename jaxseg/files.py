@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from jaxseg.schemas import LOG_LINE, Schema
 
 MARK = ".made_by_jaxseg"  # in every folder that may be removed or written into again
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems such as Lustre's or NFS
+REMOVE_ATTEMPTS, REMOVE_WAIT_S = 20, 0.1  # two seconds in all
 THREADS = 8  # decoding and resizing release the interpreter lock
 NAME_BYTES = 200  # of the 255 that Linux's file systems let a name have (limits.h, NAME_MAX): room for what is added
 
@@ -102,8 +104,15 @@ def make_own_folder(folder: Path) -> None:
 def remove_own_folder(folder: Path, *, why: str, is_own: Callable[[Path], bool] = is_own_folder) -> None:
     """Removes a folder of jaxseg's and all in it; arguments and errors as `check_folder_is_own`."""
     check_folder_is_own(folder, why=why, is_own=is_own)
-    if folder.exists():
-        shutil.rmtree(folder)
+    for attempt in range(REMOVE_ATTEMPTS):
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            return
+        except OSError as error:  # another thread, of orbax for instance, has just written there
+            if error.errno != errno.ENOTEMPTY or attempt == REMOVE_ATTEMPTS - 1:
+                raise
+            time.sleep(REMOVE_WAIT_S)
 
 
 def remove_own_file(path: Path) -> None:

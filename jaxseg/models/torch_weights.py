@@ -277,7 +277,8 @@ def _size_of(state_dict: StateDict, name: str) -> int:
 def _deeplabv3_of(state_dict: StateDict, auxiliary: bool) -> DeepLabV3:
     """The network that a state dict is of, as far as it can be told."""
     blocks = {int(m[1]) for name in state_dict if (m := re.match(r"backbone\.layer3\.(\d+)\.", name))}
-    backbone = next((name for name, depths in DEPTHS.items() if depths[2] == len(blocks)), "resnet50")
+    bottlenecks = {depths[2]: name for name, depths in DEPTHS.items() if name not in BASIC}
+    backbone = bottlenecks.get(len(blocks), "resnet50")
     classes, stem = (_size_of(state_dict, name) or 1 for name in ("classifier.4.weight", "backbone.conv1.weight"))
     return DeepLabV3(classes, backbone, stem, auxiliary=auxiliary)
 

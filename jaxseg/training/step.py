@@ -81,7 +81,7 @@ def train_step(
     return skip_where_not_finite(peers, new_peers, measurements) if skip_nonfinite else (new_peers, measurements)
 
 
-def turns(losses: Mapping[str, LossFn], updates: str) -> list[list[str]]:
+def turns(losses: Mapping[str, Any], updates: str) -> list[list[str]]:
     """Which peers are updated at once, one list after the other. "in_turn": the reported peer, the first, comes last.
 
     >>> turns(dict.fromkeys(["student", "teacher", "third"]), "in_turn")

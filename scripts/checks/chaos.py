@@ -30,7 +30,9 @@ import numpy as np
 from jaxseg.config import load_config
 from jaxseg.errors import InputError
 from jaxseg.files import read_json
-from jaxseg.training.peers import restore_peers
+from jaxseg.labels import LABELS
+from jaxseg.training import checkpoint
+from jaxseg.training.peers import create_peers
 from scripts.entry import device_name, result_options_of, run, write_result
 
 VARIANTS = {"plain": "", "rmi": ":rmi", "mutual": ":mutual"}
@@ -151,7 +153,11 @@ def finish(case: Case) -> None:
 
 def leaves(case: Case) -> dict[str, np.ndarray]:
     """Everything in the last checkpoint, by path."""
-    _, peers = restore_peers(load_config(case.workdir), case.workdir, "last")
+    config = load_config(case.workdir)
+    with checkpoint.open_manager(case.workdir, config.checkpoint, read_only=True) as manager:
+        num_classes = LABELS[config.data.name].num_classes
+        shapes = jax.eval_shape(lambda: create_peers(config, num_classes=num_classes, steps=1)[0])
+        peers = checkpoint.restore(manager, checkpoint.find_step(manager, "last"), shapes)
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(peers)}
 
 

@@ -16,6 +16,20 @@ from jaxseg.training.loop import train_and_evaluate
 from jaxseg.training.preemption import PreemptionListener
 from tests.runs import assert_same, lines, run_environment, saved, tiny_arguments
 
+# Makes standard input the terminal that the process hangs up with, then becomes `python` with the other words.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    " os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
+@pytest.fixture(autouse=True)
+def hang_ups_are_heard():
+    """Also where the tests were started by nohup, which their processes would inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
 
 @pytest.mark.parametrize(
     ("number", "step"),
@@ -95,11 +109,10 @@ def test_a_terminal_that_is_closed_ends_the_run_with_its_step_saved(camvid_dir, 
     main, side = pty.openpty()
     more = [f"--workdir={tmp_path / 'run'}", "--config.train.epochs=10000", "--config.train.log_every_steps=1"]
     more.append("--config.eval.every_epochs=10000")
-    command = [sys.executable, "-m", "jaxseg.main", *tiny_arguments(camvid_dir, tmp_path), *more]
+    command = [sys.executable, "-c", TAKE_TERMINAL, "-m", "jaxseg.main", *tiny_arguments(camvid_dir, tmp_path), *more]
     child = subprocess.Popen(
-        command, stdin=side, stdout=side, stderr=side, env=run_environment(), start_new_session=True,
-        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
-    )  # fmt: skip
+        command, stdin=side, stdout=side, stderr=side, env=run_environment(), start_new_session=True
+    )
     os.close(side)
     log = tmp_path / "run/train.jsonl"
     until = time.monotonic() + 120

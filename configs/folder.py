@@ -23,6 +23,7 @@ def get_config(variant: str = ""):
     config.train.epochs = 100
     config.eval.every_epochs = 10
     if variant == "":
+        config.peer = "deeplabv3plus"
         config.model.update({"name": "deeplabv3plus", "init_from": "torchvision/resnet50", "init_required": False})
         config.optim.backbone_rate = 0.1
     return config

@@ -26,7 +26,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxseg import cli
-from jaxseg.config import peer_path, peer_sections
+from jaxseg.config import ON_DILATED_RESNET, peer_path, peer_sections
 from jaxseg.config_checks import SIZE_MULTIPLE_PX, validate
 from jaxseg.errors import InputError
 from jaxseg.files import make_parent, user_path
@@ -62,7 +62,7 @@ def torch_counterpart(export: Export) -> str:
             f"for the brain-segmentation U-Net: UNet(in_channels=3, out_channels={classes}, init_features="
             f"{section.features}).load_state_dict(…); its own forward ends in a sigmoid, which is no part of these logits"
         )
-    is_torchvision = section.name in ("deeplabv3", "fcn")
+    is_torchvision = section.name in ON_DILATED_RESNET
     library = "torchvision" if is_torchvision else "segmentation_models_pytorch"
     names = {"backbone": ("resnet50", "resnet101"), "stem_features": (64,), "output_stride": (8,)}
     if not is_torchvision:

@@ -1,13 +1,15 @@
 """Paths as users write them, whole files, JSON of any depth, and reading ahead within bounds."""
 
+import errno
 import os
+import shutil
 import threading
 
 import pytest
 
 from jaxseg import files
 from jaxseg.errors import InputError
-from jaxseg.files import atomic_write, parallel_map, read_json, user_path
+from jaxseg.files import atomic_write, make_own_folder, parallel_map, read_json, remove_own_folder, user_path
 
 
 def test_homes_that_are_not_known_are_told(monkeypatch):
@@ -63,3 +65,29 @@ def test_no_more_is_read_ahead_than_the_budget_allows():
 def test_threads_are_as_many_as_before():
     assert list(parallel_map(lambda x: x * x, range(100))) == [x * x for x in range(100)]
     assert files.THREADS == 8
+
+
+def test_a_folder_that_another_thread_still_writes_into_is_removed(tmp_path, monkeypatch):
+    """As orbax's may, after it has told that a disk is full; any other error, and one that stays, is raised."""
+    folder = tmp_path / "part"
+    make_own_folder(folder)
+    errors = [OSError(errno.ENOTEMPTY, "not empty"), OSError(errno.EACCES, "no permission")]
+    remove = shutil.rmtree
+
+    def rmtree(path):
+        if errors:
+            raise errors.pop(0)
+        remove(path)
+
+    monkeypatch.setattr(files.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(files, "REMOVE_WAIT_S", 0)
+    with pytest.raises(PermissionError):
+        remove_own_folder(folder, why="in a test")
+    assert folder.exists()
+    errors[:] = [OSError(errno.ENOTEMPTY, "not empty")] * 2
+    remove_own_folder(folder, why="in a test")
+    assert not folder.exists()
+    make_own_folder(folder)
+    errors[:] = [OSError(errno.ENOTEMPTY, "not empty")] * files.REMOVE_ATTEMPTS
+    with pytest.raises(OSError, match="not empty"):
+        remove_own_folder(folder, why="in a test")

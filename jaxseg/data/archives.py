@@ -61,7 +61,7 @@ def zip_tree(archives: list[Path]) -> FileTree:
                 time = path.stat().st_mtime
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
-        except Exception as error:  # BadZipFile, UnicodeDecodeError for a name, NotImplementedError for a version …
+        except Exception as error:  # zipfile raises many kinds: damage, names not UTF-8, odd versions
             raise InputError(f"{path}: not a complete zip archive ({error}); download it again.") from error
         for info in members:
             _check_inside(path, info.filename)

@@ -1,4 +1,4 @@
-"""Augmentation of an image and its label map together, on the host: NumPy in, NumPy out, by OpenCV.
+"""Augmentation of an image with its label map, on the host: NumPy in, NumPy out, by OpenCV.
 
 In: image uint8 [h, w, 3], label uint8 [h, w] of train ids with 255 = void, ranges, a generator. Out: a square of both.
 Flip, scale, rotation and crop are one map, so that each is resampled once and straight from the record: the image

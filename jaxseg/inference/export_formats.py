@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg.config import peer_sections
+from jaxseg.config import ON_DILATED_RESNET, peer_sections
 from jaxseg.config_checks import SIZE_MULTIPLE_PX
 from jaxseg.errors import InputError
 from jaxseg.labels import LABELS, Labels
@@ -77,7 +77,7 @@ def inference_fn(model: nn.Module, variables: dict) -> PredictFn:
 
 def symbolic_multiple_px(section: ConfigDict) -> int:
     """Heights and widths in a StableHLO file are multiples of this: only so can sizes be followed as symbols."""
-    dilated = section.output_stride if section.name in ("deeplabv3", "fcn") else 1
+    dilated = section.output_stride if section.name in ON_DILATED_RESNET else 1
     return max(SIZE_MULTIPLE_PX[section.name], dilated)
 
 

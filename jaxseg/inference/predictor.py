@@ -112,6 +112,7 @@ def load_predictors(config: ConfigDict, workdir: Path | None, which: str, *, nam
         if name not in sections:
             raise InputError(f"peer {name!r}: there is none; the peers are {', '.join(sections)}.")
     step, peers = restore_peers(config, workdir, which)
+    labels = labels_of_run(config, workdir)
     forward = parallel.compile_predict()
     forward_labels = parallel.compile_predict_labels()
     return [
@@ -121,7 +122,7 @@ def load_predictors(config: ConfigDict, workdir: Path | None, which: str, *, nam
             peer=parallel.replicate(peers[name].replace(opt_state=())),
             forward=forward,
             forward_labels=forward_labels,
-            labels=labels_of_run(config, workdir),
+            labels=labels,
             data=config.data,
             multiple_px=SIZE_MULTIPLE_PX[sections[name].model.name],
             activation=sections[name].loss.pixel,

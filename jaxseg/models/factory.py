@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from jaxseg.config import ON_DILATED_RESNET
 from jaxseg.models.deeplabv3 import DeepLabV3
 from jaxseg.models.deeplabv3plus import DeepLabV3Plus
 from jaxseg.models.fcn import FCN
@@ -28,7 +29,14 @@ NORMALIZE = {
 }
 
 
-ON_RESNET = {"deeplabv3plus": DeepLabV3Plus, "fpn": FPN, "pspnet": PSPNet, "resnet_unet": ResNetUNet}
+NETWORKS = {
+    "deeplabv3": DeepLabV3,
+    "deeplabv3plus": DeepLabV3Plus,
+    "fcn": FCN,
+    "fpn": FPN,
+    "pspnet": PSPNet,
+    "resnet_unet": ResNetUNet,
+}
 
 
 def make_model(model: ConfigDict, *, num_classes: int, axis_name: str | None) -> nn.Module:
@@ -38,10 +46,9 @@ def make_model(model: ConfigDict, *, num_classes: int, axis_name: str | None) ->
     if model.name == "unet":
         return UNet(num_classes, model.features, **common)
     common |= {"backbone": model.backbone, "stem_features": model.stem_features}
-    if model.name in ON_RESNET:
-        return ON_RESNET[model.name](num_classes, **common)
-    kind = DeepLabV3 if model.name == "deeplabv3" else FCN
-    return kind(num_classes, output_stride=model.output_stride, auxiliary=model.auxiliary, **common)
+    if model.name in ON_DILATED_RESNET:
+        common |= {"output_stride": model.output_stride, "auxiliary": model.auxiliary}
+    return NETWORKS[model.name](num_classes, **common)
 
 
 def fresh_variables(network: nn.Module, *, seed: int) -> dict:

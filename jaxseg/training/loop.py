@@ -102,7 +102,8 @@ def train(
     console = PlainConsole(quiet=not is_primary_host())
     raise_on_all_hosts(lambda: check_valid_pixels(prepared))
     stored = load_config(workdir) if (workdir / "config.json").exists() else None
-    drop_unreachable(config, stored=stored, num_classes=prepared.labels.num_classes, say=console.say)
+    num_classes = prepared.labels.num_classes
+    raise_on_all_hosts(lambda: drop_unreachable(config, stored=stored, num_classes=num_classes, say=console.say))
     weights = class_weights(config, prepared)
     schedule_steps = steps_of_epochs(config, prepared, config.train.epochs)
     check_warmup(config, steps=schedule_steps)
@@ -118,7 +119,7 @@ def train(
         updates=config.mutual.updates,
         skip_nonfinite=config.train.max_skipped_steps > 0,
     )
-    eval_step = parallel.compile_eval_step(num_classes=prepared.labels.num_classes)
+    eval_step = parallel.compile_eval_step(num_classes=num_classes)
     for name, of_class in weights.items():
         console.say(f"{name}: class weights {', '.join(f'{weight:.3g}' for weight in of_class)}")
     evaluation = None

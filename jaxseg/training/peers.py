@@ -134,7 +134,7 @@ def pretrained_variables(
     if not folder.is_dir():
         return load_variables(model, target=target)
     run = load_config(folder)
-    may_differ = ("init_from", "init_parts", "freeze_batchnorm", "dtype", "remat")
+    may_differ = ("init_from", "init_parts", "init_required", "freeze_batchnorm", "dtype", "remat")
     theirs = run.model.to_dict() | {key: model[key] for key in may_differ}
     ours = model.to_dict()
     lines = [f"{key}: {theirs[key]!r} there, {ours[key]!r} here" for key in ours if theirs[key] != ours[key]]

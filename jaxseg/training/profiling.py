@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxseg.config_checks import check_batch_statistics, check_devices, validate
+from jaxseg.console import PlainConsole
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
 from jaxseg.files import write_json
-from jaxseg.models.pretrained import settle_pretrained
+from jaxseg.models.pretrained import drop_unreachable, settle_pretrained
 from jaxseg.provenance import provenance
 from jaxseg.training import parallel
 from jaxseg.training.failures import failures_as_errors
@@ -41,6 +42,8 @@ def profile(config: ConfigDict, workdir: Path) -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     with failures_as_errors(config, workdir):
         prepared = prepare(config.data)
+        say = PlainConsole(stderr=True).say
+        drop_unreachable(config, stored=None, num_classes=prepared.labels.num_classes, say=say)
         peers, _ = create_peers(config, num_classes=prepared.labels.num_classes, steps=1)
         options = {
             "losses": make_losses(config, weights=class_weights(config, prepared)),

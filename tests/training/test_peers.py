@@ -220,3 +220,14 @@ def test_a_run_that_began_without_a_head_can_be_started_from_whole(tiny, tmp_pat
     tiny.model.init_from = str(tmp_path / "first")
     _, reports = create_peers(tiny, num_classes=11, steps=1)
     assert len(reports["unet"].loaded) == 100
+
+
+def test_whether_a_run_needed_its_weights_does_not_make_it_another_network(tiny, tmp_path, trained_run):
+    shutil.copytree(trained_run, tmp_path / "first")
+    path = tmp_path / "first/config.json"
+    stored = path.read_text()
+    path.write_text(stored.replace('"init_required": true', '"init_required": false'))
+    assert path.read_text() != stored
+    tiny.model.init_from = str(tmp_path / "first")
+    _, reports = create_peers(tiny, num_classes=11, steps=1)
+    assert len(reports["unet"].loaded) == 100

@@ -149,7 +149,7 @@ SECTIONS = {
         "name": Field("unet", "The network.", source="study", choices={
             "unet": "", "deeplabv3": "", "deeplabv3plus": "", "fcn": "", "fpn": "", "pspnet": "",
             "resnet_unet": "U-Net with a ResNet as encoder"}),
-        "features": Field(32, "Channels of the first level.", at_least=1, at_most=4_096, needs=UNET, source="study"),
+        "features": Field(32, "Channels of the first level.", at_least=1, at_most=4_096, needs=UNET, source="code"),
         "backbone": Field("resnet50", "What feeds the head.", needs=RESNET, source="code", choices={
             "resnet50": "", "resnet101": "", "resnet34": "of basic blocks", "resnet14": "for CPUs"}),
         "stem_features": Field(64, "Channels of the backbone's first layer; all others are in proportion.",
@@ -234,10 +234,10 @@ SECTIONS = {
         "NAME.frozen": Field(False, "Not trained: a teacher, with weights by model.init_from."),
     }),
     "mutual": ("with further networks, L_i = own loss_i + w · mean over the other peers j of KL(p_j || p_i)", {
-        "weight": Field(1.0, "w; with 0 the divergence is measured but not learnt from.", at_least=0.0, source="study"),
-        "temperature": Field(1.0, "T > 0: softmax of logits / T, the divergence times T².", source="study"),
+        "weight": Field(1.0, "w; with 0 the divergence is measured but not learnt from.", at_least=0.0, source="report"),
+        "temperature": Field(1.0, "T > 0: softmax of logits / T, the divergence times T².", source="DML paper"),
         "pixels": Field("valid", "Where the divergence is taken.", choices={"all": "void ones too; code", "valid": ""}),
-        "form": Field("kl", "The divergence.", source="study", choices={
+        "form": Field("kl", "The divergence.", source="report, DML paper", choices={
             "kl": "of the softmax distributions", "released": "what the released code computes instead"}),
         "updates": Field("together", "When the networks of a step are updated.", choices={
             "together": "all at once, from the same predictions",
@@ -272,7 +272,7 @@ SECTIONS = {
         "every_steps": Field(0, "Also between evaluations; 0: not.", at_least=0, at_most=MAX_STEPS, unit="steps"),
         "keep_latest": Field(2, "How many of the latest.", at_least=1, at_most=1_000_000, unit="checkpoints"),
         "best": Field("mean_iou", "The best is kept too, by this.", choices={
-            "mean_iou": "of validation, higher", "train_loss": "lower; study, report, code"}),
+            "mean_iou": "of validation, higher", "train_loss": "lower; report, code"}),
     }),
 }
 # fmt: on

@@ -11,7 +11,16 @@ import numpy as np
 
 from jaxseg.errors import InputError, ResourceError
 from jaxseg.files import atomic_write, write_json
-from jaxseg.inference.export_formats import READ, WRITE, Export, PredictFn, RefusedError, inference_fn, on_cpu
+from jaxseg.inference.export_formats import (
+    READ,
+    WRITE,
+    Export,
+    PredictFn,
+    RefusedError,
+    inference_fn,
+    on_cpu,
+    symbolic_multiple_px,
+)
 from jaxseg.training.failures import is_full_disk
 
 # Largest difference of logits over their standard deviation, above what rounding was measured to do to the deepest network,
@@ -20,19 +29,25 @@ from jaxseg.training.failures import is_full_disk
 # and for all sizes, which XLA fuses otherwise and so rounds elsewhere. That is coarse: it is 3 from itself in float32.
 TOLERANCE = {"float32": 2e-3, "bfloat16": 0.2}
 
-
-SIZES_PX = ((64, 96), (80, 48))  # of the images that are run: multiples of every network's step, not square
-
-
 BATCHES = (2, 1)
+# Of the images that are run, in steps of the network, or of 16 pixels where these are smaller: not square, the second odd.
+SIDES = ((4, 6), (5, 3))
+LEAST_STEP_PX = 16
+
+
+def sizes_px(export: Export) -> list[tuple[int, int]]:
+    """Heights and widths of the images that are run: the file's one size, or two that the network takes."""
+    if export.size_px is not None:
+        return [export.size_px] * len(BATCHES)
+    step = max(symbolic_multiple_px(export.section), LEAST_STEP_PX)
+    return [(rows * step, columns * step) for rows, columns in SIDES]
 
 
 def logit_differences(export: Export, predict: PredictFn) -> dict:
     """Random images through the network and through `predict`: how far their logits are apart."""
     rng = np.random.default_rng(0)
     own = inference_fn(export.model, export.variables)
-    sizes = SIZES_PX if export.size_px is None else (export.size_px,) * len(BATCHES)
-    images = [rng.random((b, *size_px, 3), np.float32) for b, size_px in zip(BATCHES, sizes, strict=True)]
+    images = [rng.random((b, *hw, 3), np.float32) for b, hw in zip(BATCHES, sizes_px(export), strict=True)]
     largest = 0.0
     logits = []
     same = []

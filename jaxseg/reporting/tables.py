@@ -60,9 +60,7 @@ def write_tables(studies: list[Study], single_runs: dict[str, dict], output: Pat
 
     texts = {
         "report.md": report_markdown(studies, single_runs),
-        "runs.csv": to_csv(
-            "plan dataset protocol arm seed iou acc wall_time_s commit command truth_bits mutual_bits", of_all(run_rows)
-        ),
+        "runs.csv": to_csv(RUN_COLUMNS, of_all(run_rows)),
         "classes.csv": to_csv("plan dataset protocol arm class iou iou_sd runs", of_all(class_rows)),
         "table1.csv": to_csv(
             "source dataset protocol model iou iou_sd acc acc_sd runs", paper_rows() + of_all(table1_rows)

@@ -1,13 +1,13 @@
-"""Every export format of both networks at their real sizes: how far a file's logits are from the network's own.
+"""Every export format of networks at their real sizes: how far a file's logits are from the network's own.
 
     python -m scripts.checks.exports [--size=224] [--networks=unet,deeplabv3] [--output=FILE.json]
 
-Networks with 21 classes, a U-Net of 32 features and a DeepLabV3 of ResNet-50, with fresh weights and, as after
-training, statistics of BatchNorm that are those of images. Each format is written, read back and run on random images, as
-`python -m jaxseg.export` does it; ONNX files are for --size pixels. PyTorch's files are also loaded, strictly, into
-networks written in PyTorch and run there. What the networks themselves differ by from float64 says what rounding is: the
-source of `jaxseg.export.TOLERANCE`. What needs jaxseg[onnx] or jaxseg[torch] is an empty cell where that is not
-installed. Status 1 where a file is refused.
+Networks with 21 classes, by their `model.name`: a U-Net of 32 features, and all others on a ResNet-50, with fresh weights
+and, as after training, statistics of BatchNorm that are those of images. Each format is written, read back and run on
+random images, as `python -m jaxseg.export` does it; ONNX files are for --size pixels. PyTorch's files of U-Net and
+DeepLabV3 are also loaded, strictly, into networks written in PyTorch and run there. What the networks themselves differ
+by from float64 says what rounding is: the source of `jaxseg.inference.export_check.TOLERANCE`. What needs jaxseg[onnx] or
+jaxseg[torch] is an empty cell where that is not installed. Status 1 where a file is refused.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from jaxseg.models.torch_weights import flatten, load_own_names
 from scripts.entry import make_table, result_options_of, run, write_result
 
 CLASSES = 21
+IN_PYTORCH = ("unet", "deeplabv3")  # written in PyTorch in scripts/torch_reference
 PACKAGES = ("flax", "numpy", "jax2onnx", "onnx", "onnxruntime", "safetensors", "torch")
 FILES = {  # what is written: format and suffix
     "StableHLO": ("stablehlo", ".stablehlo"),
@@ -139,7 +140,7 @@ def check(network: str, name: str, folder: Path, size_px: int) -> list[dict]:
     except (InputError, RefusedError) as error:
         return [row | {"refused" if isinstance(error, RefusedError) else "left_out": str(error)}]
     rows = [row | measured | {"bytes": output.stat().st_size, "seconds": time.monotonic() - start}]
-    if format == "torch" and suffix != ".npz":
+    if format == "torch" and suffix != ".npz" and network in IN_PYTORCH:
         row = {"network": network, "file": f"{name}, run in PyTorch"}
         try:
             with on_cpu():

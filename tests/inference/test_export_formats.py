@@ -14,12 +14,14 @@ import jax
 import numpy as np
 import pytest
 
+import jaxseg
 from jaxseg import export
-from jaxseg.config import default, use_mutual_learning
+from jaxseg.config import ON_DILATED_RESNET, default, use_mutual_learning
+from jaxseg.config_checks import SIZE_MULTIPLE_PX
 from jaxseg.errors import InputError, ResourceError
 from jaxseg.inference import export_formats
-from jaxseg.inference.export_check import logit_differences, write_verified
-from jaxseg.inference.export_formats import RefusedError, inference_fn, make_export
+from jaxseg.inference.export_check import logit_differences, sizes_px, write_verified
+from jaxseg.inference.export_formats import RefusedError, inference_fn, make_export, symbolic_multiple_px
 from jaxseg.models.factory import load_variables, make_model
 from jaxseg.models.torch_weights import flatten, load_own_names, shapes_of, unet_to_torch
 from jaxseg.models.weights_io import read_state_dict
@@ -40,6 +42,14 @@ MODELS = {
         "normalize": "imagenet",
     },
 }
+ON_RESNET14 = {"backbone": "resnet14", "stem_features": 4}
+RESNETS = {
+    "deeplabv3plus": ON_RESNET14,
+    "fcn": ON_RESNET14 | {"auxiliary": True, "normalize": "imagenet"},
+    "fpn": ON_RESNET14,
+    "pspnet": ON_RESNET14,
+    "resnet_unet": ON_RESNET14,
+}
 needs_onnx = pytest.mark.skipif(
     not (importlib.util.find_spec("jax2onnx") and importlib.util.find_spec("onnxruntime")),
     reason="jax2onnx and onnxruntime are not installed: jaxseg[onnx]",
@@ -49,7 +59,7 @@ needs_onnx = pytest.mark.skipif(
 def config_of(name: str):
     config = default()
     config.data.update({"name": "camvid", "crop_px": 32})
-    config.model.update(MODELS[name])
+    config.model.update(MODELS[name] if name in MODELS else {"name": name} | RESNETS[name])
     return config
 
 
@@ -67,11 +77,23 @@ def random_variables(config) -> dict:
     return load_own_names(arrays, target=fresh)[0]
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[*MODELS, *(pytest.param(name, marks=pytest.mark.slow) for name in RESNETS)])
 def network(request):
-    """(config, variables)"""
+    """(config, variables). Those of RESNETS are slow: each takes programs of its own, of a ResNet at two sizes."""
     config = config_of(request.param)
     return config, random_variables(config)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def network_in_pytorch(request):
+    """(config, variables) of a network that scripts/torch_reference has in PyTorch."""
+    config = config_of(request.param)
+    return config, random_variables(config)
+
+
+def step_of(config) -> int:
+    """16, or where the network takes no such sizes, the least that it takes."""
+    return max(16, symbolic_multiple_px(config.model))
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +124,15 @@ def test_stablehlo_takes_every_batch_and_size_on_three_platforms(network, tmp_pa
     plain.normalize = "none"
     plain = make_model(plain, num_classes=11, axis_name=None)
     mean, std = (np.array(written["normalize"][key], np.float32) for key in ("mean", "std"))
-    for b, h, w in ((1, 32, 16), (3, 48, 112)):
+    step = step_of(config)
+    for b, h, w in ((1, 2 * step, step), (3, 3 * step, 7 * step)):
         image = image_of(b, h, w)
         logits = np.asarray(program.call(image))
         assert logits.shape == (b, h, w, 11)
         expected = jax.jit(plain.apply)(variables, (image - mean) / std)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5 * float(np.std(expected)))
     with pytest.raises(ValueError, match="shape"):
-        program.call(image_of(1, 20, 32))  # a multiple of 4, no more
+        program.call(image_of(1, step + 4, 2 * step))  # a multiple of 4, no more
 
 
 def test_the_json_says_what_the_file_is(network, tmp_path):
@@ -129,11 +152,45 @@ def test_the_json_says_what_the_file_is(network, tmp_path):
     assert stored["versions"]["jax"] == jax.__version__
     assert stored["normalize"]["mean"] == ([0.485, 0.456, 0.406] if config.model.normalize == "imagenet" else [0, 0, 0])
     assert stored["verified"]["max_difference"] == 0
-    assert stored["verified"]["images"] == [[2, 64, 96, 3], [1, 80, 48, 3]]
+    step = step_of(config)
+    assert stored["verified"]["images"] == [[2, 4 * step, 6 * step, 3], [1, 5 * step, 3 * step, 3]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors", "net.safetensors.json"]
     header = (tmp_path / "net.safetensors").read_bytes()
     metadata = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
     assert json.loads(metadata["jaxseg"])["classes"] == stored["classes"]
+
+
+@pytest.mark.parametrize("name", SIZE_MULTIPLE_PX)
+def test_images_of_the_check_are_of_sizes_that_the_network_takes(name):
+    for output_stride in (8, 16) if name in ("deeplabv3", "fcn") else (8,):
+        config = default()
+        config.model.update({"name": name, "output_stride": output_stride})
+        sizes = sizes_px(make_export(config, {}, peer="unet", step=None, format="stablehlo"))
+        assert sizes == ([(128, 192), (160, 96)] if name in ("fpn", "resnet_unet") else [(64, 96), (80, 48)])
+        assert not any(side % symbolic_multiple_px(config.model) for hw in sizes for side in hw)
+
+
+def test_files_predict_alike(network, tmp_path):
+    """The predictor by our names and by PyTorch's, and the StableHLO program, at a size that none of them pads."""
+    config, _ = network
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text(
+        "from jaxseg.config import default\n\n\ndef get_config():\n    config = default()\n"
+        f"    config.data.name = 'camvid'\n    config.data.crop_px = {2 * step_of(config)}\n"
+        f"    config.model.update({config.model.to_dict()!r})\n    return config\n"
+    )
+    image = np.random.default_rng(2).integers(0, 256, (2 * step_of(config), 3 * step_of(config), 3), np.uint8)
+    found = []
+    for format, suffix in (("safetensors", ".safetensors"), ("torch", ".npz")):
+        write_verified(made(network, format, suffix=suffix), tmp_path / f"net{suffix}")
+        predictor = jaxseg.load(tmp_path / f"net{suffix}", config=experiment)
+        found.append(predictor.predict(image, resize="none"))
+    write_verified(made(network, "stablehlo"), tmp_path / "net.stablehlo")
+    program = jax.export.deserialize(bytearray((tmp_path / "net.stablehlo").read_bytes()))
+    expected = np.asarray(program.call(image[None] / np.float32(255)))[0].argmax(-1)
+    assert len(np.unique(expected)) > 1
+    assert np.array_equal(*found)
+    assert (found[0] == expected).mean() > 0.999  # rounding may decide between two classes that are level
 
 
 def flip_one_weight(variables):
@@ -252,7 +309,7 @@ def in_process(monkeypatch, config, **given) -> int:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
-def test_pytorch_loads_its_weights_strictly_and_computes_the_same(network, tmp_path, suffix):
+def test_pytorch_loads_its_weights_strictly_and_computes_the_same(network_in_pytorch, tmp_path, suffix):
     """In networks written in PyTorch with the original names; an auxiliary head, which they lack, is left out there."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: jaxseg[torch]")
     from safetensors.torch import load_file
@@ -260,8 +317,8 @@ def test_pytorch_loads_its_weights_strictly_and_computes_the_same(network, tmp_p
     from scripts.torch_reference.deeplabv3 import TorchDeepLabV3
     from scripts.torch_reference.unet import TorchUNet
 
-    config, _ = network
-    exported, output = made(network, "torch", suffix=suffix), tmp_path / f"net{suffix}"
+    config, _ = network_in_pytorch
+    exported, output = made(network_in_pytorch, "torch", suffix=suffix), tmp_path / f"net{suffix}"
     content = write_verified(exported, output)
     loaders = {
         ".safetensors": load_file,
@@ -290,7 +347,8 @@ def test_pytorchs_names_without_pytorch(network, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     write_verified(made(network, "torch"), tmp_path / "net.safetensors")
     names = read_state_dict(tmp_path / "net.safetensors").keys()
-    first = "encoder1.enc1norm1" if network[0].model.name == "unet" else "backbone.bn1"
+    name = network[0].model.name
+    first = "encoder1.enc1norm1" if name == "unet" else "backbone.bn1" if name in ON_DILATED_RESNET else "encoder.bn1"
     assert {f"{first}.{kind}" for kind in ("weight", "bias", "running_mean", "num_batches_tracked")} <= names
     assert any(name.startswith("aux_classifier.") for name in names) == network[0].model.auxiliary
 
@@ -323,16 +381,17 @@ def test_onnx_runtime_computes_the_same(network, tmp_path):
     import onnx
     import onnxruntime
 
-    exported = made(network, "onnx", size_px=(32, 48))
+    h, w = 2 * step_of(network[0]), 3 * step_of(network[0])
+    exported = made(network, "onnx", size_px=(h, w))
     content = write_verified(exported, tmp_path / "net.onnx")
-    assert content["verified"]["images"] == [[2, 32, 48, 3], [1, 32, 48, 3]]
+    assert content["verified"]["images"] == [[2, h, w, 3], [1, h, w, 3]]
     model = onnx.load(tmp_path / "net.onnx")
     onnx.checker.check_model(model)
     stored = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(stored["jaxseg"])["classes"]["0"] == "sky"
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
-    assert session.get_inputs()[0].shape[1:] == [32, 48, 3]
-    image = image_of(5, 32, 48)
+    assert session.get_inputs()[0].shape[1:] == [h, w, 3]
+    image = image_of(5, h, w)
     logits = session.run(["logits"], {"image": image})[0]
     expected = np.asarray(inference_fn(exported.model, exported.variables)(image))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5 * float(expected.std()))

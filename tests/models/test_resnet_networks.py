@@ -1,5 +1,7 @@
 """FCN, PSPNet, FPN, DeepLabV3+ and U-Net on ResNets against what PyTorch's libraries recorded."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from flax import traverse_util
 from jaxseg.errors import InputError
 from jaxseg.losses.pixel import cross_entropy
 from jaxseg.models import FCN, FPN, DeepLabV3Plus, PSPNet, ResNetUNet
+from jaxseg.models.torch_tensors import shapes_of
 from jaxseg.models.torch_weights import load_network, torch_network, variables_from_torch, variables_to_torch
 
 # recorded file -> the network without dropout; parameters as recorded by torchvision and segmentation_models_pytorch
@@ -68,6 +71,16 @@ def small(kind, **fields):
     network = kind(**SMALL, **fields)
     variables = jax.device_get(jax.jit(network.init)(jax.random.key(1), jnp.zeros((1, 32, 32, 3))))
     return network, {collection: variables[collection] for collection in ("params", "batch_stats")}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_names_and_shapes_are_pytorchs_own(shared, name):
+    """As the libraries' `state_dict()` has them, counters of BatchNorm included: `load_state_dict` is strict."""
+    spec = json.loads(str(np.load(shared / "golden" / f"{name}.npz")["state_dict_spec"]))
+    network, _ = NETWORKS[name]
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes_of(network))
+    found = {key: list(array.shape) for key, array in variables_to_torch(network, variables).items()}
+    assert found == {entry["name"]: entry["shape"] for entry in spec}
 
 
 @pytest.mark.parametrize("kind", KINDS)

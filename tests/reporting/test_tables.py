@@ -69,6 +69,28 @@ def test_table_1_by_hand(results):
     assert (empty["iou"], empty["runs"]) == ("", "0")
 
 
+def test_protocols_are_rows_side_by_side(results):
+    """Each by its own runs; of the one that was not run, an empty row."""
+    runs = {}
+    for protocol, iou in (("text", 0.2), ("report", 0.3)):
+        for arm in SCORES:
+            name = f"voc2012-{protocol}-{arm}-seed0"
+            runs[name] = run(name, iou=iou + (arm == "mutual") / 10)
+    write_study(results / "protocols", runs, planned=("voc2012-released-unet-seed0",))
+    text = (make_tables(results) / "report.md").read_text().partition("Plan `protocols`")[2]
+    paper = "| PASCAL VOC 2012 | the paper | 0.1965 | 0.7367 | 0.0607 | 0.6893 | **0.2203** | **0.7539** |\n"
+    assert re.sub(r" +", " ", text.partition(paper)[2]).splitlines()[:4] == [
+        "| PASCAL VOC 2012 | here, text | 0.200 | **0.900** | 0.200 | 0.900 | **0.300** | 0.900 |",
+        "| PASCAL VOC 2012 | here, report | 0.300 | **0.900** | 0.300 | 0.900 | **0.400** | 0.900 |",
+        "| PASCAL VOC 2012 | here, released | | | | | | |",
+        "",
+    ]
+    table = rows(results.parent / "out" / "table1.csv")
+    ious = {(r["source"], r["protocol"]): r["iou"] for r in table if r["dataset"] == "voc2012" and r["model"] == "rmi"}
+    found = [ious["protocols", protocol] for protocol in ("text", "report", "released")]
+    assert found == ["0.200000", "0.300000", ""]
+
+
 def test_differences_and_classes_by_hand(results):
     """Pairs rmi - unet: -0.11 twice, so an interval of no width; mutual - unet: -0.01, +0.02, far too few to tell."""
     out = make_tables(results)

@@ -31,6 +31,7 @@ def test_presets_are_whole(path):
         "architectures",
         "information",
         "camvid16",
+        "protocols",
     }
     seeds = {run.seed for run in read.runs}
     assert len(seeds) >= 3
@@ -81,6 +82,31 @@ def test_the_report_is_a_protocol(plan):
     plan.write_text(text.replace('datasets = ["synthetic"]', 'datasets = ["camvid"]\nprotocols = ["text", "report"]'))
     files = {run.protocol: run.config_file for run in read_plan(plan).runs if run.dataset == "camvid"}
     assert files == {"text": "configs/unet_camvid.py", "report": "configs/unet_camvid.py:report"}
+
+
+def test_the_plan_of_protocols_has_all_three_for_as_many_images():
+    """Batches, rates, term and order of each by study.md; 367 images, 17 times: 780 steps of 8, 3,120 of 2, 624 of 10."""
+    runs = read_plan(ROOT / "configs/study/protocols.toml").runs
+    configs = {(run.protocol, run.arm): run.config() for run in runs}
+    rows = {}
+    for key, config in configs.items():
+        batches = (planned_steps(config), config.train.batch_size, config.optim.learning_rate)
+        rows[key] = (*batches, config.data.resize, config.loss.pool, config.mutual.form, config.mutual.updates)
+    as_text = ("square", "max", "kl", "together")
+    released = {pool: ("shorter_side", pool, "kl", "together") for pool in ("max", "none")}
+    assert rows == {
+        ("text", "unet"): (780, 8, 1e-3, *as_text),
+        ("text", "rmi"): (780, 8, 1e-3, *as_text),
+        ("text", "mutual"): (780, 8, 1e-3, *as_text),
+        ("report", "unet"): (780, 8, 1e-3, *as_text),
+        ("report", "rmi"): (3120, 2, 1e-4, *as_text),
+        ("report", "mutual"): (624, 10, 1e-4, *as_text),
+        ("released", "unet"): (780, 8, 1e-3, *released["max"]),
+        ("released", "rmi"): (3120, 2, 1e-4, *released["none"]),
+        ("released", "rmi_finetuned"): (3120, 2, 1e-4, *released["none"]),
+        ("released", "mutual"): (624, 10, 1e-4, "shorter_side", "max", "released", "in_turn"),
+    }
+    assert {len({run.seed for run in runs if (run.protocol, run.arm) == key}) for key in configs} == {3}
 
 
 def test_fields_come_from_base_grid_and_config():

@@ -29,6 +29,8 @@ def test_presets_are_whole(path):
         "gpu",
         "recipe",
         "architectures",
+        "architectures_gpu",
+        "gpu_camvid",
         "information",
         "camvid16",
     }

@@ -7,10 +7,10 @@
 A run that has its JSON in OUTPUT/PLAN is skipped, a half run goes on from its
 last checkpoint, so the same command again finishes what is left. `--shard=0/2`
 and `--shard=1/2`, on one machine or on two that share the folder, split the
-plan; `--datasets=voc2012` makes its runs on that data set alone. The JSON holds scores, confusion matrix, curves, command, commit,
-versions, device, wall time and the data's fingerprint; `python -m
-jaxseg.report` makes tables and figures of them. Data sets are prepared first,
-from --source or as prepared before. Exit status: 0 all done, 1 a run failed
+plan; `--datasets=voc2012` makes its runs on that data set alone. The JSON holds
+scores, confusion matrix, curves, command, commit, versions, device, wall time
+and the data's fingerprint; `python -m jaxseg.report` makes tables and figures
+of them. Data sets are prepared first, from --source or as prepared before. Exit status: 0 all done, 1 a run failed
 (its log is named), 2 the plan or its data cannot be used, 130 interrupted.
 """
 

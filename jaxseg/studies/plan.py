@@ -189,7 +189,9 @@ def of_networks(tables: list[dict], key: str, networks: dict[str, dict]) -> list
     made = [table for table in tables if table not in repeated]
     for name, fields in networks.items():
         for table in repeated:
-            named = {key: value.replace(NETWORK, name) if isinstance(value, str) else value for key, value in table.items()}
+            named = {
+                key: value.replace(NETWORK, name) if isinstance(value, str) else value for key, value in table.items()
+            }
             if key == "arm":
                 named["config"] = flat(fields) | flat(table.get("config", {}))
             made.append(named)

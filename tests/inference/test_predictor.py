@@ -291,7 +291,9 @@ def test_programs_are_kept_for_so_many_sizes_and_compute_what_pmap_does(monkeypa
         return tilted(image) * peer["factor"]
 
     forward = parallel.forgetting(function)
-    plain_pmap = jax.pmap(lambda peer, image: tilted(image) * peer["factor"], axis_name=parallel.AXIS, in_axes=(None, 0))
+    plain_pmap = jax.pmap(
+        lambda peer, image: tilted(image) * peer["factor"], axis_name=parallel.AXIS, in_axes=(None, 0)
+    )
     peer = parallel.replicate({"factor": np.float32([1.5]).reshape(1, 1, 1, 1)})
     for h in (16, 32, 16, 48, 16):
         image = RNG.random((jax.local_device_count(), h, 16, 3)).astype(np.float32)

@@ -60,7 +60,11 @@ def test_evaluation_step_is_that_of_shard_map():
 
 def test_what_is_replicated_is_a_copy_on_every_device():
     """So that the first step, which reuses the memory of what it is given, leaves what was replicated as it is."""
-    tree = {"jax": jax.numpy.arange(6.0).reshape(2, 3), "numpy": np.arange(6.0, dtype=np.float32), "scalar": np.int32(7)}
+    tree = {
+        "jax": jax.numpy.arange(6.0).reshape(2, 3),
+        "numpy": np.arange(6.0, dtype=np.float32),
+        "scalar": np.int32(7),
+    }
     replicated = parallel.replicate(tree)
     for name, array in replicated.items():
         assert len(array.addressable_shards) == jax.local_device_count()

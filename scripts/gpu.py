@@ -63,59 +63,106 @@ class Piece:
     parts: tuple[Part, ...]
 
 
+BRIEF = ("--rounds=1", "--steps=1", "--torch=all")
+SMALL_STEP = ("--batch=2", "--size=64", *BRIEF)
+STEP = Part("batch8", "scripts.bench.step", (), ("--features=8", *SMALL_STEP))
+WITHOUT_DATA = (
+    Piece(
+        "tests",
+        "the tests whose numbers depend on the device",
+        tuple(
+            Part(name, "scripts.checks.numerics", ("-m", marker, *TESTS), ("-m", marker, *SMALL_TESTS))
+            for name, marker in (("fast", "not slow"), ("slow", "slow"))
+        ),
+    ),
+    Piece(
+        "step",
+        "training steps of the U-Net beside PyTorch eager, compiled and with autocast",
+        (STEP, dataclasses.replace(STEP, name="batch32", options=("--batch=32",))),
+    ),
+    Piece(
+        "rmi",
+        "time and memory of RMI and its gradient beside PyTorch eager and compiled",
+        tuple(
+            Part(
+                f"case{case}", "scripts.bench.rmi", (f"--case={case}",), (f"--case={case}", "--rounds=1", "--torch=all")
+            )
+            for case in range(RMI_CASES)
+        ),
+    ),
+    Piece(
+        "mutual",
+        "the mutual-learning step beside PyTorch eager, compiled and with autocast",
+        (Part("batch10", "scripts.bench.mutual", (), SMALL_STEP),),
+    ),
+    Piece(
+        "predict",
+        "images predicted in a second beside PyTorch eager, compiled and with autocast",
+        tuple(
+            Part(
+                network,
+                "scripts.bench.predict",
+                (f"--network={network}", "--batch=32", "--images=64"),
+                (f"--network={network}", "--images=2", *SMALL_STEP),
+            )
+            for network in ("unet", "deeplabv3")
+        ),
+    ),
+    Piece("parity", "RMI's value and gradient with PyTorch's in float64", (Part("rmi", "scripts.checks.rmi_parity"),)),
+    Piece(
+        "memory",
+        "memory of the mutual step and the batch that fits",
+        (Part("mutual", "scripts.bench.memory", (), ("--config=configs/demo.py:mutual",)),),
+    ),
+    Piece(
+        "chaos",
+        "runs that are killed and go on, bit for bit; what the deterministic operations cost that this needs",
+        (
+            Part("kills", "scripts.checks.chaos", ("--kills=5",), ("--kills=1",)),
+            dataclasses.replace(STEP, name="step", environment=DETERMINISTIC),
+        ),
+    ),
+)
+
+
 def all_pieces(sources: dict[str, str], *, output: Path) -> list[Piece]:
-    """The most valuable first.
+    """The most valuable first; those that need data that are not given have no parts.
 
     Args:
-      sources: data set -> folder of its raw files.
+      sources: data set -> folder of its raw files, the smallest first.
       output: where studies write.
     """
-    small = ("--rounds=1", "--steps=1", "--torch=all")
-    step = ("--features=8", "--batch=2", "--size=64", *small)
-    numerics = Part("fast", "scripts.checks.numerics", ("-m", "not slow", *TESTS), ("-m", "not slow", *SMALL_TESTS))
-    slow = Part("slow", "scripts.checks.numerics", ("-m", "slow", *TESTS), ("-m", "slow", *SMALL_TESTS))
-    parity = Part("parity", "scripts.checks.rmi_parity")
-    rmi = [
-        Part(f"case{case}", "scripts.bench.rmi", (f"--case={case}",), (f"--case={case}", "--rounds=1", "--torch=all"))
-        for case in range(RMI_CASES)
+    given = [f"--source={name}={folder}" for name, folder in sources.items()]
+    networks = [study("camvid", "architectures_gpu", "architectures", *given, output=output)]
+    models = [
+        study(name, SMALLEST_FIRST[name], "demo", f"--datasets={name}", *given, output=output) for name in sources
     ]
-    predict = [
-        Part(network, "scripts.bench.predict", (f"--network={network}", "--batch=32", "--images=64"),
-             (f"--network={network}", "--size=64", "--images=2", *small))
-        for network in ("unet", "deeplabv3")
-    ]  # fmt: skip
-    inputs = [
-        Part(f"{name}_{augment}", "scripts.bench.input", (*(given := (f"--dataset={name}", f"--source_dir={folder}",
-             f"--augment={augment}")),), (*given, "--batches=4", "--rounds=1"))
-        for name, folder in sources.items() for augment in ("none", "usual")
-    ]  # fmt: skip
-    given = tuple(f"--source={name}={folder}" for name, folder in sources.items())
-    studies = [
-        Part(name, "jaxseg.study", (f"--preset={SMALLEST_FIRST[name]}", f"--datasets={name}", *given, f"--output={output}"),
-             ("--preset=demo", f"--output={output}"), json=False)
-        for name in SMALLEST_FIRST if name in sources
-    ]  # fmt: skip
-    networks = [
-        Part("camvid", "jaxseg.study", ("--preset=architectures_gpu", *given, f"--output={output}"),
-             ("--preset=architectures", *given, f"--output={output}"), json=False)
-    ]  # fmt: skip
-    return [
-        Piece("tests", "the tests whose numbers depend on the device", (numerics, slow)),
-        Piece("step", "training steps of the U-Net beside PyTorch eager, compiled, with autocast",
-              (Part("batch8", "scripts.bench.step", (), step), Part("batch32", "scripts.bench.step", ("--batch=32",), step))),
-        Piece("rmi", "RMI's parity, its time and memory beside PyTorch eager and compiled", (parity, *rmi)),
-        Piece("mutual", "the mutual-learning step beside PyTorch's",
-              (Part("batch10", "scripts.bench.mutual", (), ("--batch=2", "--size=64", *small)),)),
-        Piece("predict", "images predicted in a second beside PyTorch's", tuple(predict)),
-        Piece("input", "images read and cropped in a second beside a DataLoader, plain and augmented", tuple(inputs)),
-        Piece("memory", "memory of the mutual step and the batch that fits",
-              (Part("mutual", "scripts.bench.memory", (), ("--config=configs/demo.py:mutual",)),)),
-        Piece("chaos", "a run that is killed and goes on, bit for bit, and what the deterministic operations cost",
-              (Part("kills", "scripts.checks.chaos", ("--kills=5",), ("--kills=1",)),
-               Part("step", "scripts.bench.step", (), step, DETERMINISTIC))),
-        Piece("study", "the study's models on the data that are given, the smallest set first", tuple(studies)),
-        Piece("architectures", "seven networks with and without RMI on CamVid", tuple(networks if "camvid" in sources else ())),
-    ]  # fmt: skip
+    of_data = [
+        Piece("study", "the study's models on the data that are given, the smallest set first", tuple(models)),
+        Piece(
+            "architectures",
+            "seven networks with and without RMI on CamVid",
+            tuple(networks if "camvid" in sources else ()),
+        ),
+    ]
+    return [*WITHOUT_DATA[:5], input_piece(sources), *WITHOUT_DATA[5:], *of_data]
+
+
+def input_piece(sources: dict[str, str]) -> Piece:
+    parts = []
+    for name, folder in sources.items():
+        for augment in ("none", "usual"):
+            options = (f"--dataset={name}", f"--source_dir={folder}", f"--augment={augment}")
+            small = (*options, "--batches=4", "--rounds=1")
+            parts.append(Part(f"{name}_{augment}", "scripts.bench.input", options, small))
+    return Piece("input", "images read and cropped in a second beside a DataLoader, plain and augmented", tuple(parts))
+
+
+def study(name: str, plan: str, small_plan: str, *options: str, output: Path) -> Part:
+    """One plan; --small: another, of which no data set is chosen."""
+    options = (*options, f"--output={output / 'study'}")
+    small = [option for option in options if not option.startswith("--datasets")]
+    return Part(name, "jaxseg.study", (f"--preset={plan}", *options), (f"--preset={small_plan}", *small), json=False)
 
 
 def source_folders(words: str) -> dict[str, str]:

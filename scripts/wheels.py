@@ -27,6 +27,7 @@ from scripts.entry import options_of, run
 
 ROOT = Path(__file__).parents[1]
 OF_TESTS = ("beartype", "hypothesis", "pytest", "pytest-xdist")  # of the extra dev
+SOURCE_ONLY = ("promise",)  # tensorflow-datasets needs it; it has no wheel, and is pure Python: built here
 GLIBC = (5, 12, 17, 24, 27, 28, 31, 34, 35)  # pip takes a wheel of a manylinux_2_N that is named, and of no lower one
 PLATFORMS = ("manylinux1", "manylinux2010", "manylinux2014", *(f"manylinux_2_{n}" for n in GLIBC))
 
@@ -79,13 +80,20 @@ def target_options(python: str) -> list[str]:
     return ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}", *platforms]
 
 
-def resolve(requirements: Sequence[str], there: dict[str, str], *, python: str) -> dict[str, str]:
+def resolve(requirements: Sequence[str], there: dict[str, str], *, python: str, built: Path) -> dict[str, str]:
     """Package -> version of all that is needed, as pip would install it beside what is there."""
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in there.items()))
         report = Path(folder) / "report.json"
-        options = ["--quiet", "--dry-run", "--ignore-installed", f"--target={folder}", f"--report={report}"]
+        options = [
+            "--quiet",
+            "--dry-run",
+            "--ignore-installed",
+            f"--target={folder}",
+            f"--report={report}",
+            f"--find-links={built}",
+        ]
         pip("install", *options, f"--constraint={constraints}", *target_options(python), *requirements)
         found = [item["metadata"] for item in read_json(report)["install"]]
     return {canonicalize_name(item["name"]): item["version"] for item in found}
@@ -114,11 +122,13 @@ def main(options: argparse.Namespace) -> None:
     requirements = needed_requirements()
     old = too_old(requirements, there)
     kept = {name: version.split("+")[0] for name, version in there.items() if version and name not in old}
-    needed = resolve(requirements, kept, python=options.python)
-    lacking = [f"{name}=={version}" for name, version in needed.items() if name in old or name not in there]
     options.output.mkdir(parents=True, exist_ok=True)
-    if lacking:
-        pip("download", "--quiet", "--no-deps", f"--dest={options.output}", *target_options(options.python), *lacking)
+    if sources := [name for name in SOURCE_ONLY if name not in there]:
+        pip("wheel", "--quiet", "--no-deps", f"--wheel-dir={options.output}", *sources)
+    needed = resolve(requirements, kept, python=options.python, built=options.output)
+    lacking = [f"{name}=={version}" for name, version in needed.items() if name in old or name not in there]
+    if to_fetch := [line for line in lacking if line.split("==")[0] not in sources]:
+        pip("download", "--quiet", "--no-deps", f"--dest={options.output}", *target_options(options.python), *to_fetch)
     check_size(options.output, limit_mb=options.limit_mb)
 
 

@@ -111,7 +111,7 @@ def read_plan(path: Path) -> Plan:
     of = content["of"]
     base = content.get("base")
     networks = content.get("network", {})
-    grids = of_networks(content["grid"], "arm", networks)
+    grids = of_networks(path, content["grid"], "arm", networks)
     runs = [run for grid in grids for run in runs_of(path, grid, fields, of, base)]
     runs.sort(key=lambda run: run.seed)
     for run in runs:
@@ -122,7 +122,7 @@ def read_plan(path: Path) -> Plan:
     if len({run.name for run in runs}) < len(runs):
         twice = next(run.name for run in runs if [r.name for r in runs].count(run.name) > 1)
         raise InputError(f"{path}: {twice} is there twice; give one of its [[grid]] tables another `arm`.")
-    for question in (questions := of_networks(content.get("question", []), "of", networks)):
+    for question in (questions := of_networks(path, content.get("question", []), "of", networks)):
         check_keys(path, "[[question]]", question, {"ask", "of", "against"}, needed={"ask", "of", "against"})
     return Plan(path.stem, content["title"], content["note"], content["device"], base, questions, runs)
 
@@ -183,18 +183,16 @@ def runs_of(path: Path, grid: dict, fields: dict, of: dict, base: str | None) ->
     return runs
 
 
-def of_networks(tables: list[dict], key: str, networks: dict[str, dict]) -> list[dict]:
-    """The tables, those with {network} in `key` last and once for every network, whose fields they then have, too."""
+def of_networks(path: Path, tables: list[dict], key: str, networks: dict[str, dict]) -> list[dict]:
+    """The tables, those with {network} in `key` last and once for every network. Raises InputError where there is none."""
     repeated = [table for table in tables if NETWORK in table.get(key, "")]
+    if repeated and not networks:
+        raise InputError(f"{path}: {key} = {repeated[0][key]!r}, but there is no [network.NAME].")
     made = [table for table in tables if table not in repeated]
     for name, fields in networks.items():
         for table in repeated:
-            named = {
-                key: value.replace(NETWORK, name) if isinstance(value, str) else value for key, value in table.items()
-            }
-            if key == "arm":
-                named["config"] = flat(fields) | flat(table.get("config", {}))
-            made.append(named)
+            named = {k: value.replace(NETWORK, name) if isinstance(value, str) else value for k, value in table.items()}
+            made.append(named | ({"config": flat(fields) | flat(table.get("config", {}))} if key == "arm" else {}))
     return made
 
 

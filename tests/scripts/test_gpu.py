@@ -195,7 +195,10 @@ def test_outcomes_of_tests_are_kept_and_only_what_did_not_pass_is_run_again(tmp_
         "not slow",
         "test_some.py",
     ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they take seconds to load
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }  # they take seconds to load
     counted = []
     for expected in (1, 0, 0):
         ended = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -24,10 +24,16 @@ def test_what_is_there_but_too_old():
 def test_only_what_lacks_is_downloaded(monkeypatch, tmp_path):
     """pip is asked for what is not there and what is too old; it resolves beside the rest."""
     called = []
-    resolved = {"numpy": "2.5.2", "opencv-python-headless": "5.0.0", "grain": "0.2.18", "absl-py": "2.3.0"}
+    resolved = {
+        "numpy": "2.5.2",
+        "opencv-python-headless": "5.0.0",
+        "grain": "0.2.18",
+        "promise": "2.3",
+        "absl-py": "2.3.0",
+    }
 
-    def resolve(requirements, there, *, python):
-        called.append((there, python))
+    def resolve(requirements, there, *, python, built):
+        called.append((there, python, built))
         return resolved
 
     monkeypatch.setattr(wheels, "needed_requirements", lambda: REQUIREMENTS)
@@ -39,9 +45,10 @@ def test_only_what_lacks_is_downloaded(monkeypatch, tmp_path):
     )
     parser_options = type("Options", (), {"have": freeze, "output": tmp_path / "out", "python": "3.12", "limit_mb": 64})
     wheels.main(parser_options)
-    assert called[0] == ({"numpy": "2.5.2", "torch": "2.11.0"}, "3.12")
-    assert called[1][-2:] == ("opencv-python-headless==5.0.0", "absl-py==2.3.0")
-    assert "--no-deps" in called[1]
+    assert called[0][-1] == "promise"
+    assert called[1] == ({"numpy": "2.5.2", "torch": "2.11.0"}, "3.12", tmp_path / "out")
+    assert called[2][-2:] == ("opencv-python-headless==5.0.0", "absl-py==2.3.0")
+    assert {called[0][0], called[2][0]} == {"wheel", "download"}
 
 
 def test_more_than_the_limit_is_refused_and_the_largest_named(tmp_path, capsys):

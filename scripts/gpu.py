@@ -65,7 +65,7 @@ class Piece:
 
 BRIEF = ("--rounds=1", "--steps=1", "--torch=all")
 SMALL_STEP = ("--batch=2", "--size=64", *BRIEF)
-STEP = Part("batch8", "scripts.bench.step", (), ("--features=8", *SMALL_STEP))
+STEP = Part("batch8", "scripts.bench.step", (), ("--features=2", *SMALL_STEP))
 WITHOUT_DATA = (
     Piece(
         "tests",
@@ -208,7 +208,7 @@ def run_piece(piece: Piece, output: Path, *, origin: dict, seconds: float, small
         command = command_of(part, output / piece.name, small=small)
         known = parts.get(part.name, {})
         if known.get("command") != (typed := shlex.join(["python", *command])):
-            known = {"seconds": 0.0}
+            known = {"status": None, "seconds": 0.0}
             (output / piece.name / f"{part.name}.json").unlink(missing_ok=True)
         if known.get("status") == 0:
             continue

@@ -89,6 +89,7 @@ def test_at_the_end_of_its_time_all_is_stopped_and_the_same_command_goes_on(tmp_
     assert (tmp_path / "log.saved").exists()
     assert (content["complete"], content["status"], program()) == (False, 0, ["once"])
     assert gpu.state_of(made, content) == ["piece, once: unfinished", "piece, b: unfinished"]
+    assert {name: part["status"] for name, part in content["parts"].items()} == {"once": None, "b": None}
     ready.unlink()
     content = run(made, tmp_path)
     assert (content["complete"], program()) == (True, ["once", "once", "b"])

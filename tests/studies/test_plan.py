@@ -102,7 +102,8 @@ NETWORKS = """
 [network.small]
 model.features = 2
 [network.large]
-model = { features = 4, dropout = 0.5 }
+model.features = 4
+optim.learning_rate = 0.5
 
 [[grid]]
 arm = "{network}_rmi"
@@ -110,7 +111,7 @@ models = ["rmi"]
 datasets = ["synthetic"]
 seeds = [0]
 starts_from = "{network}_base"
-config.model.dropout = 0.25
+config.optim.learning_rate = 0.25
 
 [[grid]]
 arm = "{network}_base"
@@ -131,7 +132,7 @@ def test_grids_are_repeated_for_every_network(plan):
     read = read_plan(plan)
     runs = {run.arm: run for run in read.runs if run.arm.startswith(("small", "large"))}
     assert list(runs) == ["small_rmi", "small_base", "large_rmi", "large_base"]
-    fields = {arm: (run.fields["model.features"], run.fields.get("model.dropout")) for arm, run in runs.items()}
+    fields = {arm: (run.fields["model.features"], run.fields.get("optim.learning_rate")) for arm, run in runs.items()}
     assert fields == {"small_rmi": (2, 0.25), "small_base": (2, None), "large_rmi": (4, 0.25), "large_base": (4, 0.5)}
     assert runs["large_rmi"].starts_from == "large_base"
     assert runs["large_rmi"].fields["model.init_from"] == f"runs/study/{plan.stem}/synthetic-text-large_base-seed0"

@@ -60,6 +60,17 @@ def device_name() -> str:
     return f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
 
 
+def origin(packages: Sequence[str] = ()) -> dict:
+    """Commit, device and versions of what computes here: of Python, jax, jaxlib and, where installed, `packages`."""
+    versions = {"python": platform.python_version()}
+    for package in ("jax", "jaxlib", *packages):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"commit": commit(), "device": device_name(), "versions": versions}
+
+
 def write_result(output: Path | None, content: dict, *, packages: Sequence[str] = ()) -> None:
     """Writes `content` with command, commit, device and versions; nothing without an `output`.
 
@@ -70,11 +81,4 @@ def write_result(output: Path | None, content: dict, *, packages: Sequence[str] 
     """
     if output is None:
         return
-    versions = {"python": platform.python_version()}
-    for package in ("jax", "jaxlib", *packages):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    about = {"command": command(), "commit": commit(), "device": device_name(), "versions": versions}
-    write_json(output, about | content)
+    write_json(output, {"command": command(), **origin(packages), **content})

@@ -205,31 +205,6 @@ def test_modules_that_scripts_speak_of_exist(where, module):
     assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), where
 
 
-def test_a_piece_that_fails_on_the_gpu_does_not_stop_the_next(machine):
-    """`gpu.sh` with a Python that writes down what it is called with, and fails in one benchmark and in one environment."""
-    python = machine.write(
-        "python",
-        f"""#!/bin/sh
-        echo "$JAX_PLATFORMS $@" >>{machine.log}
-        case "$*" in *bench.rmi*) exit 3 ;; esac
-        case "$XLA_FLAGS" in *deterministic*) exit 4 ;; esac
-        """,
-    )
-    ended = machine.run(ROOT / "scripts/gpu.sh", "out", PYTHON=python, STUDY_SOURCES="--source=a=b --source=c=d")
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines() == ["failed: bench_rmi: status 3", "failed: bench_step_deterministic: status 4"]
-    called = machine.log.read_text().splitlines()
-    assert len(called) == ended.stdout.count("== ") == 12
-    assert called[1] == "cuda -m scripts.checks.rmi_parity --output=out/rmi_parity_gpu.json"
-    assert called[-1] == "cuda -m scripts.study --preset=gpu --output=out/study --source=a=b --source=c=d"
-
-
-def test_tests_that_the_gpu_runs_exist():
-    tests = re.search(r"^tests=\( # .*?\n(.*?)\n\)", (ROOT / "scripts/gpu.sh").read_text(), re.M | re.S)[1].split()
-    assert len(tests) > 5
-    assert [path for path in tests if not (ROOT / path).exists()] == []
-
-
 def test_without_pytorch_a_script_says_so(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "scripts.needs_torch", raising=False)

@@ -48,8 +48,8 @@ def estimate(config: ConfigDict) -> Estimate:
     peers, losses, batch = abstract_peers(config)
     updates = config.mutual.updates
     step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1, updates=updates)
-    on_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((jax.local_device_count(), *x.shape), x.dtype), (peers, batch))
-    counted = step.func.lower(*step.args, *on_one).cost_analysis()
+    shards = jax.tree.map(lambda x: jax.ShapeDtypeStruct((jax.local_device_count(), *x.shape), x.dtype), batch)
+    counted = step.func.lower(*step.args, peers, shards).cost_analysis()
     needed = max(kept_bytes(peers, losses, batch, names) for names in turns(losses, updates)) + size(peers)
     return Estimate(counted["flops"], counted["bytes accessed"], needed)
 

@@ -11,6 +11,8 @@ In: a TOML file of `configs/study/`. Out: a `Plan` of `Run`s, each of which is o
     [config]           fields of every run, as in --config.data.size_px
     [of.NAME]          fields of the runs whose model, data set or protocol is NAME
     [[question]]       ask, of, against: two arms whose runs of the same data set, protocol and seed are compared
+    [network.NAME]     fields of a network: a [[grid]] whose `arm`, or a [[question]] whose `of`, has {network} in it is
+                       made once for every NAME, one network after the other
 """
 
 import dataclasses
@@ -29,7 +31,8 @@ from jaxseg.studies.estimate import DEVICES
 
 SHORT = {"cityscapes": "cityscapes", "voc2012": "voc", "camvid": "camvid"}  # as experiment files are named
 PROTOCOLS = ("text", "report", "released")  # but for the first the variants of experiment files
-KEYS = {"title", "note", "device", "base", "grid", "config", "of", "question"}
+KEYS = {"title", "note", "device", "base", "grid", "config", "of", "question", "network"}
+NETWORK = "{network}"  # in a name: one table stands for one of each network
 GRID_KEYS = {"models", "datasets", "protocols", "seeds", "arm", "config", "starts_from"}
 
 
@@ -107,7 +110,9 @@ def read_plan(path: Path) -> Plan:
     fields = content["config"]
     of = content["of"]
     base = content.get("base")
-    runs = [run for grid in content["grid"] for run in runs_of(path, grid, fields, of, base)]
+    networks = content.get("network", {})
+    grids = of_networks(path, content["grid"], "arm", networks)
+    runs = [run for grid in grids for run in runs_of(path, grid, fields, of, base)]
     runs.sort(key=lambda run: run.seed)
     for run in runs:
         try:
@@ -117,7 +122,7 @@ def read_plan(path: Path) -> Plan:
     if len({run.name for run in runs}) < len(runs):
         twice = next(run.name for run in runs if [r.name for r in runs].count(run.name) > 1)
         raise InputError(f"{path}: {twice} is there twice; give one of its [[grid]] tables another `arm`.")
-    for question in (questions := content.get("question", [])):
+    for question in (questions := of_networks(path, content.get("question", []), "of", networks)):
         check_keys(path, "[[question]]", question, {"ask", "of", "against"}, needed={"ask", "of", "against"})
     return Plan(path.stem, content["title"], content["note"], content["device"], base, questions, runs)
 
@@ -176,6 +181,19 @@ def runs_of(path: Path, grid: dict, fields: dict, of: dict, base: str | None) ->
                         )
                     runs.append(Run(path.stem, arm, model, dataset, protocol, seed, own, start))
     return runs
+
+
+def of_networks(path: Path, tables: list[dict], key: str, networks: dict[str, dict]) -> list[dict]:
+    """The tables, those with {network} in `key` last and once for every network. Raises InputError where there is none."""
+    repeated = [table for table in tables if NETWORK in table.get(key, "")]
+    if repeated and not networks:
+        raise InputError(f"{path}: {key} = {repeated[0][key]!r}, but there is no [network.NAME].")
+    made = [table for table in tables if table not in repeated]
+    for name, fields in networks.items():
+        for table in repeated:
+            named = {k: value.replace(NETWORK, name) if isinstance(value, str) else value for k, value in table.items()}
+            made.append(named | ({"config": flat(fields) | flat(table.get("config", {}))} if key == "arm" else {}))
+    return made
 
 
 def flat(table: dict, prefix: str = "") -> dict:

@@ -1,7 +1,9 @@
 """Devices: the one place that knows of pmap, replication and sharding.
 
 In: the pure steps of `step.py` and host arrays. Out: compiled steps over all devices. Everything else is written for
-one device with the axis name `AXIS`; to move from pmap to another way of going parallel, change this file.
+one device with the axis name `AXIS`. Peers, measurements and confusion matrices are the same on every device and have no
+axis of devices (`in_axes=None`, `out_axes=None`); batches and predictions have one, the first. To move from pmap to
+`jax.shard_map`, change this file: tests/training/test_parallel.py compiles the same steps by it.
 """
 
 import collections
@@ -11,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import jax_utils
 
 from jaxseg.training.step import eval_step, predict, predict_labels, train_step
 
@@ -24,20 +25,24 @@ PROGRAMS = (
 def compile_train_step(
     *, losses: Mapping, seed: int, accumulate_steps: int, updates: str = "together", skip_nonfinite: bool = False
 ):
-    """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused."""
+    """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused.
+
+    That a device holds what the others hold is the step's doing (`lax.pmean`); pmap does not check it.
+    """
 
     def step(seed, peers, batch):
         options = {"accumulate_steps": accumulate_steps, "updates": updates, "skip_nonfinite": skip_nonfinite}
         return train_step(peers, batch, losses=losses, seed=seed, **options, axis_name=AXIS)
 
     # An argument, not a constant of the program: one entry of JAX's compilation cache then serves every seed.
-    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), donate_argnums=(1,))
+    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=(1,))
     return functools.partial(compiled, np.uint32(seed))
 
 
 def compile_eval_step(*, num_classes: int):
     """`(replicated peers, sharded batch) -> (replicated confusions, predictions [devices, b, h, w])`."""
-    return jax.pmap(functools.partial(eval_step, num_classes=num_classes, axis_name=AXIS), axis_name=AXIS)
+    step = functools.partial(eval_step, num_classes=num_classes, axis_name=AXIS)
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0))
 
 
 def compile_predict():
@@ -55,11 +60,10 @@ def forgetting(function: Callable) -> Callable:
     may have any number of sizes, and each size's program stays in memory. pmap itself cannot let go of one."""
 
     def on_one_device(peer, image):
-        return function(jax.tree.map(lambda x: x[0], peer), image[0])[None]
+        return function(peer, image[0])[None]
 
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
-    every = jax.P(AXIS)
-    mapped = jax.jit(jax.shard_map(on_one_device, mesh=mesh, in_specs=every, out_specs=every, check_vma=False))
+    specs = {"in_specs": (jax.P(), jax.P(AXIS)), "out_specs": jax.P(AXIS)}
+    mapped = jax.jit(jax.shard_map(on_one_device, mesh=local_mesh(), **specs, check_vma=False))
     shapes = set()
 
     def call(peer, image):
@@ -72,21 +76,27 @@ def forgetting(function: Callable) -> Callable:
     return call
 
 
+def local_mesh() -> jax.sharding.Mesh:
+    """This host's devices, with the axis name of the compiled steps: what they return has the sharding of what they were
+    given, and the second step does not compile again."""
+    return jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
 def replicate(tree: Any) -> Any:
-    """A copy on every local device. The axis name is given so that the first step's output has the input's sharding;
-    otherwise the second step would compile again."""
-    return jax_utils.replicate(tree, axis_name=AXIS)
+    """A copy on every local device."""
+    # By way of NumPy: from a jax.Array, `device_put` keeps the first device's memory, which the first step would then reuse.
+    return jax.device_put(jax.tree.map(np.asarray, tree), jax.NamedSharding(local_mesh(), jax.P()), may_alias=False)
 
 
 def unreplicate(tree: Any) -> Any:
     """The first local device's copy, as NumPy arrays of their own: the device's memory may be reused at once."""
-    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
+    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data), tree)
 
 
 def shard(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """[b, ...] of this host -> [local devices, b / local devices, ...], on the devices; does not wait for the copy."""
     devices = jax.local_devices()
-    sharding = jax.NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), jax.P(AXIS))
+    sharding = jax.NamedSharding(local_mesh(), jax.P(AXIS))
     return {key: jax.device_put(x.reshape(len(devices), -1, *x.shape[1:]), sharding) for key, x in batch.items()}
 
 

@@ -33,8 +33,8 @@ def needed_bytes(config, batch_size: int) -> int:
     peers, losses, batch = abstract_peers(config)
     step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
     devices = jax.local_device_count()
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), (peers, batch))
-    memory = step.func.lower(*step.args, *shapes).compile().memory_analysis()
+    shards = jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), batch)
+    memory = step.func.lower(*step.args, peers, shards).compile().memory_analysis()
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     return total - memory.alias_size_in_bytes
 

@@ -1,11 +1,12 @@
 """Time of one mutual-learning step, both networks in one call, beside their own steps and beside PyTorch, in one run.
 
-    python -m scripts.bench.mutual [--batch=10] [--size=224] [--rounds=5] [--steps=3] [--output=FILE.json]
+    python -m scripts.bench.mutual [--batch=10] [--size=224] [--rounds=5] [--steps=3] [--torch=all|eager]
+                                   [--output=FILE.json]
 
 U-Net (32 features) and DeepLabV3 (ResNet-50), 21 classes, cross-entropy and KL both ways, Adam; batch already on the
 device. "alone": each network trained by itself on the same batch; the step of both should cost no more than their sum.
-PyTorch: both forward passes, one backward pass of the summed losses, two optimisers, channels_last, eager; on a GPU also
-compiled and under bfloat16 autocast, and jaxseg in bfloat16. Needs jaxseg[torch].
+PyTorch: both forward passes, one backward pass of the summed losses, two optimisers, channels_last, eager; on a GPU and
+with --torch=all also compiled and under bfloat16 autocast; jaxseg on a GPU in bfloat16, too. Needs jaxseg[torch].
 """
 
 import argparse
@@ -16,6 +17,7 @@ from jaxseg.config import default, use_mutual_learning
 from scripts.bench.timing import (
     CLASSES,
     Contestants,
+    drop_failing,
     dtypes,
     jaxseg_step,
     print_table,
@@ -23,7 +25,7 @@ from scripts.bench.timing import (
     take_turns,
     write_rows,
 )
-from scripts.bench.torch_step import torch_steps
+from scripts.bench.torch_step import REFERENCE, add_torch_option, torch_steps
 from scripts.entry import result_options_of, run
 from scripts.needs_torch import torch
 from scripts.torch_reference.deeplabv3 import TorchDeepLabV3
@@ -70,12 +72,15 @@ def share_of_sum(seconds: dict[str, list[float]], dtype: str) -> dict[str, float
 
 def main(options: argparse.Namespace) -> None:
     batch = random_batch(options.batch, options.size)
-    contestants = torch_steps(lambda: [TorchUNet(CLASSES), TorchDeepLabV3(CLASSES)], mutual_loss, batch)
+    contestants = torch_steps(
+        lambda: [TorchUNet(CLASSES), TorchDeepLabV3(CLASSES)], mutual_loss, batch, which=options.torch
+    )
     for dtype in dtypes():
         contestants |= jaxseg_steps(batch, dtype)
+    contestants, failures = drop_failing(contestants, reference=REFERENCE)
     seconds = take_turns(contestants, rounds=options.rounds, steps=options.steps)
     title = f"mutual-learning step, {options.batch} × {options.size}×{options.size}"
-    rows = print_table(title, seconds, reference="PyTorch eager float32")
+    rows = print_table(title, seconds, reference=REFERENCE, failures=failures)
     shares = {dtype: share_of_sum(seconds, dtype) for dtype in dtypes()}
     for dtype, share in shares.items():
         print("{}: both in one step take {median:.3f} of the sum of their own steps"
@@ -84,4 +89,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, result_options_of(__doc__, batch=10, size=224, rounds=5, steps=3))
+    run(main, add_torch_option(result_options_of(__doc__, batch=10, size=224, rounds=5, steps=3)))

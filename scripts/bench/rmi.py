@@ -1,13 +1,14 @@
 """Time and memory of the RMI loss and its gradient, jaxseg beside PyTorch, in one run on whatever device is there.
 
-    python -m scripts.bench.rmi [--rounds=5] [--small] [--output=FILE.json]
+    python -m scripts.bench.rmi [--rounds=5] [--small|--case=0..5] [--torch=all|eager] [--output=FILE.json]
 
 Region mutual information alone, radius 3, from logits to the gradient of logits, at [8, 224, 224, 21] and
-[4, 512, 1024, 19], with max pooling 3 and without. PyTorch computes in float64 as published (`scripts/torch_reference/rmi.py`),
-jaxseg in float32. Labels are rendered scenes, which show 9 of the classes; or squares of every class ("dense"), because
-on a CPU jaxseg skips the classes that an image does not show. Both with 2 % void. The contestants take turns, `rounds`
-times, after two calls of each; printed are median, minimum and maximum, the ratio of medians, and the peak memory above
-what lay there before the call (in a process of its own: resident memory on a CPU, the allocator's peak on a GPU).
+[4, 512, 1024, 19], with max pooling 3 and without. PyTorch computes in float64 as published
+(`scripts/torch_reference/rmi.py`), eager and, on a GPU and with --torch=all, compiled; jaxseg in float32. Labels are
+rendered scenes, which show 9 of the classes; or squares of every class ("dense"), because on a CPU jaxseg skips the
+classes that an image does not show. Both with 2 % void. The contestants take turns, `rounds` times, after two calls of
+each; printed are median, minimum and maximum, the ratio of medians, and the peak memory above what lay there before the
+call (in a process of its own: resident memory on a CPU, the allocator's peak on a GPU).
 
 The floor is what any implementation must do: read logits and write their gradient (bytes), and the multiply-adds of
 three Gram matrices and two products with d × d matrices over n regions (operations), at the rates that this script
@@ -17,6 +18,7 @@ measures on the device by a copy and a large matrix product. On a GPU the share 
 
 import argparse
 import ctypes
+import functools
 import json
 import signal
 import subprocess
@@ -34,7 +36,8 @@ from jaxseg.data.synthetic import render_scene
 from jaxseg.labels import CITYSCAPES
 from jaxseg.losses.rmi import rmi_loss
 from jaxseg.losses.rmi_maps import pooled_size
-from scripts.bench.timing import jaxseg_step, random_batch, take_turns, torch_device
+from scripts.bench.timing import drop_failing, jaxseg_step, random_batch, take_turns, torch_device
+from scripts.bench.torch_step import add_torch_option, variants
 from scripts.entry import device_name, make_table, result_options_of, run, write_result
 from scripts.needs_torch import torch
 from scripts.torch_reference.rmi import TorchRMI
@@ -73,23 +76,30 @@ def jaxseg_call(shape, pool: str, labels: str):
     return lambda: jax.block_until_ready(function(logits, label))
 
 
-def torch_call(shape, pool: str, labels: str):
+def torch_call(shape, pool: str, labels: str, *, compiled: bool = False):
     device = torch_device()
     logits, label = inputs(shape, labels)
     logits = torch.tensor(logits).permute(0, 3, 1, 2).contiguous().to(device)
     label = torch.tensor(label).to(device)
-    loss = TorchRMI(radius=RADIUS, pool=pool, pool_size=POOL_SIZE)
+    rmi = TorchRMI(radius=RADIUS, pool=pool, pool_size=POOL_SIZE).rmi
+    rmi = torch.compile(rmi) if compiled else rmi
 
     def call():
         x = logits.detach().requires_grad_()
-        loss.rmi(x, label).backward()
+        rmi(x, label).backward()
         if device == "cuda":
             torch.cuda.synchronize()
 
     return call
 
 
-CALLS = {"PyTorch float64": torch_call, "jaxseg float32": jaxseg_call}
+REFERENCE = "PyTorch float64"
+COMPILED = "PyTorch compiled float64"
+CALLS = {
+    REFERENCE: torch_call,
+    COMPILED: functools.partial(torch_call, compiled=True),
+    "jaxseg float32": jaxseg_call,
+}
 
 
 def peak_bytes(name: str, shape, pool: str, labels: str) -> int:
@@ -153,7 +163,7 @@ def report(options, rows: list[dict], rate: tuple[float, float], step: list[floa
     for row in rows:
         where = f"{'×'.join(map(str, row['shape']))} {row['pool']} {row['labels']}"
         table.add_row(where)
-        torch_times = row["seconds"].get("PyTorch float64")
+        torch_times = row["seconds"].get(REFERENCE)
         for name, peak in row["peak_bytes"].items():
             values = row["seconds"].get(name)
             times = [f"{f(values):.3f}" for f in (np.median, min, max)] if values else ["", "", ""]
@@ -178,12 +188,17 @@ def main(options: argparse.Namespace) -> None:
         return
     rate = rates()
     rows = []
-    for case in CASES[:4] if options.small else CASES:
-        peak = {name: peak_in_own_process(name, *case) for name in CALLS}
-        calls = {name: CALLS[name](*case) for name in CALLS if peak[name] is not None}
+    names = [name for name in CALLS if name != COMPILED or "compiled float32" in variants(options.torch)]
+    cases = [CASES[options.case]] if options.case is not None else CASES[:4] if options.small else CASES
+    for case in cases:
+        peak = {name: peak_in_own_process(name, *case) for name in names if name != COMPILED}
+        calls = {name: CALLS[name](*case) for name in names if peak.get(name, 0) is not None}
+        calls, failures = drop_failing(calls, reference=REFERENCE)
+        peak |= {name: peak_in_own_process(name, *case) for name in calls if name == COMPILED}
         seconds = take_turns(calls, rounds=options.rounds)
         shape, pool, labels = case
         rows.append({"shape": shape, "pool": pool, "labels": labels, "seconds": seconds, "peak_bytes": peak})
+        rows[-1]["failed"] = failures
         rows[-1]["floor_s"] = floor_seconds(shape, pool, rate)
         print(f"{case}: done", file=sys.stderr)
     step = unet_step_seconds(options.rounds) if jax.default_backend() == "gpu" else None
@@ -193,5 +208,6 @@ def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = result_options_of(__doc__, rounds=5)
     parser.add_argument("--small", action="store_true", help="the first shape only")
+    parser.add_argument("--case", type=int, choices=range(len(CASES)), help="one of the cases, by its number")
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)
-    run(main, parser)
+    run(main, add_torch_option(parser))

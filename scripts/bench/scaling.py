@@ -80,7 +80,6 @@ def compiled_step(config, *, devices: int):
     """The training step over so many devices, compiled and not run."""
     peers, losses, batch = abstract_peers(config)
     step = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
-    peers = jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), peers)
     share = jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, x.shape[0] // devices, *x.shape[1:]), x.dtype), batch)
     return step.func.lower(*step.args, peers, share).compile()
 

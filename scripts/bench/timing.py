@@ -17,6 +17,7 @@ from jaxseg.training.peers import create_peers, make_losses
 from scripts.entry import device_name, make_table, write_result
 
 Contestants = dict[str, Callable[[], object]]
+Failures = dict[str, str]  # contestant -> why it has no time
 CLASSES = 21
 
 
@@ -52,6 +53,24 @@ def torch_device() -> str:
     return "cuda" if jax.default_backend() == "gpu" else "cpu"
 
 
+def drop_failing(contestants: Contestants, *, reference: str) -> tuple[Contestants, Failures]:
+    """Those that run, and why each other one does not: what cannot be compiled here, or has no memory, keeps an empty cell.
+
+    Raises what `reference` raises.
+    """
+    running, failures = {}, {}
+    for name, run in contestants.items():
+        try:
+            run()
+            running[name] = run
+        except Exception as error:  # PyTorch's compiler raises of many kinds
+            if name == reference or name.startswith("jaxseg"):
+                raise
+            failures[name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+            print(f"{name} does not run here: {failures[name]}")
+    return running, failures
+
+
 def take_turns(contestants: Contestants, *, rounds: int, steps: int = 1) -> dict[str, list[float]]:
     """Seconds of a step of every contestant, by round, after two steps to compile and warm up."""
     for run in contestants.values():
@@ -67,8 +86,15 @@ def take_turns(contestants: Contestants, *, rounds: int, steps: int = 1) -> dict
     return seconds
 
 
-def print_table(title: str, seconds: dict[str, list[float]], *, reference: str, flops: int | None = None) -> dict:
-    """Prints median, minimum, maximum and speed against `reference`; returns them by contestant."""
+def print_table(
+    title: str,
+    seconds: dict[str, list[float]],
+    *,
+    reference: str,
+    flops: int | None = None,
+    failures: Failures | None = None,
+) -> dict:
+    """Prints median, minimum, maximum and speed against `reference`; returns them by contestant, or why there are none."""
     columns = ["", "median s", "min", "max", "speed against eager"] + (["GFLOP/s"] if flops else [])
     table = make_table(f"{title}, {device_name()}", columns)
     base = np.median(seconds[reference])
@@ -78,6 +104,9 @@ def print_table(title: str, seconds: dict[str, list[float]], *, reference: str, 
         rows[name] = {"median_s": median, "min_s": min(values), "max_s": max(values), "speed": float(base / median)}
         rate = [f"{flops / median / 1e9:.0f}"] if flops else []
         table.add_row(name, *(f"{v:.4f}" for v in (median, min(values), max(values))), f"{base / median:.2f}x", *rate)
+    for name, why in (failures or {}).items():
+        rows[name] = {"failed": why}
+        table.add_row(name)
     Console(width=110).print(table)
     return rows
 

@@ -1,5 +1,6 @@
 """From images of any size to classes: against one plain pass of the network, and loops written out."""
 
+import functools
 import itertools
 import tracemalloc
 import warnings
@@ -40,8 +41,9 @@ def of_pixels(function, *, multiple_px=1, activation="softmax", resize="none"):
     """A network whose logits at a pixel are a function of image [b, h, w, 3] in [0, 1]."""
     config = default()
     config.data.update({"resize": resize, "size_px": 32})
-    forward = jax.pmap(lambda _, image: function(image), axis_name=parallel.AXIS)
-    labels = jax.pmap(lambda _, image: function(image).argmax(-1).astype(np.uint8), axis_name=parallel.AXIS)
+    of_all = functools.partial(jax.pmap, axis_name=parallel.AXIS, in_axes=(None, 0))
+    forward = of_all(lambda _, image: function(image))
+    labels = of_all(lambda _, image: function(image).argmax(-1).astype(np.uint8))
     peer = parallel.replicate({"nothing": np.zeros(1, np.float32)})
     return Predictor("made-up", 0, peer, forward, labels, LABELS["camvid"], config.data, multiple_px, activation)
 
@@ -289,7 +291,9 @@ def test_programs_are_kept_for_so_many_sizes_and_compute_what_pmap_does(monkeypa
         return tilted(image) * peer["factor"]
 
     forward = parallel.forgetting(function)
-    plain_pmap = jax.pmap(lambda peer, image: tilted(image) * peer["factor"], axis_name=parallel.AXIS)
+    plain_pmap = jax.pmap(
+        lambda peer, image: tilted(image) * peer["factor"], axis_name=parallel.AXIS, in_axes=(None, 0)
+    )
     peer = parallel.replicate({"factor": np.float32([1.5]).reshape(1, 1, 1, 1)})
     for h in (16, 32, 16, 48, 16):
         image = RNG.random((jax.local_device_count(), h, 16, 3)).astype(np.float32)

@@ -8,6 +8,7 @@ from jaxseg.config import all_fields, get_field
 from jaxseg.errors import InputError
 from jaxseg.studies.dry_run import planned_steps
 from jaxseg.studies.plan import read_plan, shard_of
+from jaxseg.study import runs_on
 from tests import ROOT
 
 PRESETS = sorted((ROOT / "configs" / "study").glob("*.toml"))
@@ -29,6 +30,8 @@ def test_presets_are_whole(path):
         "gpu",
         "recipe",
         "architectures",
+        "architectures_gpu",
+        "gpu_camvid",
         "information",
         "camvid16",
         "protocols",
@@ -119,6 +122,83 @@ def test_fields_come_from_base_grid_and_config():
     flags = runs["camvid-text-rmi_no_pooling-seed0"].flags()
     assert flags[0] == "--config=configs/rmi_camvid.py"
     assert "--config.loss.pool=none" in flags
+
+
+NETWORKS = """
+[network.small]
+model.features = 2
+[network.large]
+model.features = 4
+optim.learning_rate = 0.5
+
+[[grid]]
+arm = "{network}_rmi"
+models = ["rmi"]
+datasets = ["synthetic"]
+seeds = [0]
+starts_from = "{network}_base"
+config.optim.learning_rate = 0.25
+
+[[grid]]
+arm = "{network}_base"
+models = ["unet"]
+datasets = ["synthetic"]
+seeds = [0]
+
+[[question]]
+ask = "Does RMI help {network}?"
+of = "{network}_rmi"
+against = "{network}_base"
+"""
+
+
+def test_grids_are_repeated_for_every_network(plan):
+    """One network after the other; what the grid sets counts more than what the network does."""
+    plan.write_text(plan.read_text() + NETWORKS)
+    read = read_plan(plan)
+    runs = {run.arm: run for run in read.runs if run.arm.startswith(("small", "large"))}
+    assert list(runs) == ["small_rmi", "small_base", "large_rmi", "large_base"]
+    fields = {arm: (run.fields["model.features"], run.fields.get("optim.learning_rate")) for arm, run in runs.items()}
+    assert fields == {"small_rmi": (2, 0.25), "small_base": (2, None), "large_rmi": (4, 0.25), "large_base": (4, 0.5)}
+    assert runs["large_rmi"].starts_from == "large_base"
+    assert runs["large_rmi"].fields["model.init_from"] == f"runs/study/{plan.stem}/synthetic-text-large_base-seed0"
+    asked = [(q["ask"], q["of"], q["against"]) for q in read.questions[-2:]]
+    assert asked == [
+        ("Does RMI help small?", "small_rmi", "small_base"),
+        ("Does RMI help large?", "large_rmi", "large_base"),
+    ]
+
+
+def test_networks_that_are_not_there_are_a_sentence(plan):
+    plan.write_text(plan.read_text() + NETWORKS.replace("[network.", "[of."))
+    with pytest.raises(InputError, match=r"arm = '\{network\}_rmi', but there is no \[network.NAME\]"):
+        read_plan(plan)
+
+
+def test_all_networks_are_planned_at_two_sizes():
+    """84 runs each, of the same names; at the study's size with ResNet-50 and 32 features, 224 pixels, 200 epochs."""
+    small, large = (
+        read_plan(ROOT / "configs/study" / f"{name}.toml") for name in ("architectures", "architectures_gpu")
+    )
+    assert [run.name for run in small.runs] == [run.name for run in large.runs]
+    assert len(small.runs) == 7 * 4 * 3
+    assert small.runs[5].name == "camvid-text-fcn_rmi-seed0"
+    configs = {run.arm: run.config() for run in large.runs if run.seed == 0}
+    assert {c.data.crop_px for c in configs.values()} == {224}
+    assert {c.model.backbone for arm, c in configs.items() if not arm.startswith("unet")} == {"resnet50"}
+    assert {c.model.features for arm, c in configs.items() if arm.startswith("unet")} == {32}
+    assert {arm: configs[arm].train.epochs for arm in ("fpn", "fpn_rmi", "fpn_rmi_from_baseline")} == {
+        "fpn": 200, "fpn_rmi": 200, "fpn_rmi_from_baseline": 100,
+    }  # fmt: skip
+
+
+def test_runs_of_a_data_set_alone():
+    runs = read_plan(ROOT / "configs/study/gpu.toml").runs
+    of_voc = runs_on(["voc2012"], runs)
+    assert {run.dataset for run in of_voc} == {"voc2012"}
+    assert len(of_voc) == len(runs) / 2 == 21
+    with pytest.raises(InputError, match=r"--datasets: 'camvid'; the plan has runs on cityscapes, voc2012"):
+        runs_on(["camvid"], runs)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

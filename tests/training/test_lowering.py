@@ -57,11 +57,10 @@ def steps(request):
     peers, losses, batch = abstract_peers(config)
     devices = jax.local_device_count()
 
-    def on_all(tree, divide):
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *divide(x.shape)), x.dtype), tree)
+    def share(x):
+        return jax.ShapeDtypeStruct((devices, x.shape[0] // devices, *x.shape[1:]), x.dtype)
 
-    batch = on_all(batch, lambda shape: (shape[0] // devices, *shape[1:]))
-    peers = on_all(peers, lambda shape: shape)
+    batch = jax.tree.map(share, batch)
     options = {"updates": config.mutual.updates, "skip_nonfinite": True}
     train = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1, **options)
     evaluate = parallel.compile_eval_step(num_classes=19)

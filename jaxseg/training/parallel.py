@@ -6,7 +6,7 @@ one device with the axis name `AXIS`; to move from pmap to another way of going 
 
 import collections
 import functools
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,22 +22,32 @@ PROGRAMS = (
 
 
 def compile_train_step(
-    *, losses: Mapping, seed: int, accumulate_steps: int, updates: str = "together", skip_nonfinite: bool = False
+    *,
+    losses: Mapping,
+    seed: int,
+    accumulate_steps: int,
+    updates: str = "together",
+    skip_nonfinite: bool = False,
+    devices: Sequence | None = None,
 ):
-    """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused."""
+    """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused.
+
+    devices: to compile for those; None: all there are.
+    """
 
     def step(seed, peers, batch):
         options = {"accumulate_steps": accumulate_steps, "updates": updates, "skip_nonfinite": skip_nonfinite}
         return train_step(peers, batch, losses=losses, seed=seed, **options, axis_name=AXIS)
 
     # An argument, not a constant of the program: one entry of JAX's compilation cache then serves every seed.
-    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), donate_argnums=(1,))
+    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), donate_argnums=(1,), devices=devices)
     return functools.partial(compiled, np.uint32(seed))
 
 
-def compile_eval_step(*, num_classes: int):
+def compile_eval_step(*, num_classes: int, devices: Sequence | None = None):
     """`(replicated peers, sharded batch) -> (replicated confusions, predictions [devices, b, h, w])`."""
-    return jax.pmap(functools.partial(eval_step, num_classes=num_classes, axis_name=AXIS), axis_name=AXIS)
+    step = functools.partial(eval_step, num_classes=num_classes, axis_name=AXIS)
+    return jax.pmap(step, axis_name=AXIS, devices=devices)
 
 
 def compile_predict():

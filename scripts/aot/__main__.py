@@ -29,6 +29,7 @@ from jaxseg.config_checks import validate
 from jaxseg.errors import InputError
 from jaxseg.files import read_json
 from jaxseg.provenance import command, commit
+from scripts.aot.floor import torch_floor
 from scripts.aot.programs import Step, every_step, lower, steps_of
 from scripts.aot.report import compile_and_read, table
 from scripts.aot.targets import Target, check_packages, described_devices, find_target, versions
@@ -85,6 +86,7 @@ def compile_all(steps: list[Step], target: Target, options: argparse.Namespace, 
         dtype = step.config.model.dtype
         about = {"fingerprint": mark, "commit": commit(), "command": command(), "batch_size": options.batch}
         row = about | compile_and_read(lowered, target, dtype)
+        row["torch_floor_bytes"] = torch_floor(step.config, batch_size=options.batch, training=step.training)
         print(f"compiled in {row['compile_s']:.0f} s, {row['bytes'] / 1e9:.2f} GB moved, {row['memory_ms']:.2f} ms")
         machine = target.machine
         content = {

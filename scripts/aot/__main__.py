@@ -12,7 +12,8 @@ autotuner has chosen one (it needs the device), and no cache is modelled.
 
 A program is written to OUTPUT as soon as it is compiled, and is not compiled again while what JAX lowers for it and the
 compiler's packages are the same; --again compiles it all the same. The table of all that is in OUTPUT goes to OUTPUT.md.
-Fields of the config follow as for jaxseg.main. Compilers: pip install -e ".[cuda]" for h100, ".[tpu]" for TPUs.
+Fields of the config follow as for jaxseg.main. Needs jaxseg[aot], in an environment of its own:
+jaxseg[cuda] is enough for h100, jaxseg[tpu] for TPUs.
 """
 
 import argparse

@@ -123,9 +123,8 @@ def missing_packages(platform: str) -> list[str]:
 
 def check_packages(target: Target) -> None:
     if missing := missing_packages(target.machine.platform):
-        extra = {"cuda": "cuda", "tpu": "tpu"}[target.machine.platform]
         raise InputError(
-            f"--target={target.name}: not installed: {', '.join(missing)}. pip install -e '.[{extra}]' installs them; a GPU or"
+            f"--target={target.name}: not installed: {', '.join(missing)}. pip install -e '.[aot]' installs them; a GPU or"
             " TPU need not be there."
         )
 

@@ -7,11 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.config import default, use_mutual_learning, use_rmi
-from jaxseg.studies.estimate import abstract_peers
-from jaxseg.training import parallel
+from scripts.aot.programs import recipes, shaped_step, steps_of
 
-MODELS = {"unet": lambda config: None, "rmi": use_rmi, "mutual": use_mutual_learning}
+MODELS = ("unet", "unet+rmi", "mutual")
 
 
 def program(function, platform, *arguments) -> tuple[str, int]:
@@ -29,19 +27,11 @@ def leaves_device(text: str) -> set[str]:
 @pytest.fixture(scope="module", params=MODELS)
 def steps(request):
     """(name, [training step, evaluation step] with their arguments) at the study's size: 32 features, 224 pixels."""
-    config = default()
-    MODELS[request.param](config)
-    peers, losses, batch = abstract_peers(config)
-    devices = jax.local_device_count()
-
-    def on_all(tree, divide):
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *divide(x.shape)), x.dtype), tree)
-
-    batch = on_all(batch, lambda shape: (shape[0] // devices, *shape[1:]))
-    peers = on_all(peers, lambda shape: shape)
-    train = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1, skip_nonfinite=True)
-    evaluate = parallel.compile_eval_step(num_classes=19)
-    return request.param, [(train.func, *train.args, peers, batch), (evaluate, peers, batch)]
+    config = recipes()[request.param]()
+    config.train.max_skipped_steps = 1  # so that the program also leaves out what is not finite
+    each = config.train.batch_size // jax.local_device_count()
+    training, evaluation = (step for step in steps_of(request.param, config) if "/float32/" in step.name)
+    return request.param, [shaped_step(step, batch_size=each) for step in (training, evaluation)]
 
 
 @pytest.mark.slow
@@ -49,13 +39,13 @@ def steps(request):
 def test_steps_lower_for_accelerators(four_devices, steps, platform):
     """Slow: traces all three models at the study's size, for two platforms."""
     name, functions = steps
-    for place, (function, *arguments) in enumerate(functions):
+    for place, (function, arguments) in enumerate(functions):
         text, devices = program(function, platform, *arguments)
         assert devices == 4
         assert "stablehlo.all_reduce" in text  # the devices agree
         assert "f64" not in text
         # RMI's Cholesky factors come from cuSOLVER on GPUs; on TPUs XLA expands them itself.
-        expected = {"cusolver_potrf_ffi"} if (name, platform, place) == ("rmi", "cuda", 0) else set()
+        expected = {"cusolver_potrf_ffi"} if (name, platform, place) == ("unet+rmi", "cuda", 0) else set()
         assert leaves_device(text) == expected
 
 

@@ -41,7 +41,7 @@ MOVES = {"copy", "transpose", "bitcast-convert", "convert", "reverse", "copy-sta
 JOINS = {"concatenate", "pad"}
 PLACES = {"slice", "dynamic-slice", "gather", "scatter", "dynamic-update-slice", "select-and-scatter", "sort"}
 STARTS_HOST = {"infeed", "outfeed", "send", "recv"}
-ON_CHIP = 1  # memory space of a TPU's vector memory
+IN_MEMORY = (0, 5)  # a TPU's memory spaces: its own and the host's; the others are on the chip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +63,14 @@ class Array:
     space: int = 0
 
     def bytes(self) -> float:
-        """In the device's memory, padded to whole tiles."""
-        if self.space == ON_CHIP and self.tile:
-            return 0
+        """What it has in the device's memory."""
+        return 0 if self.tile and self.space not in IN_MEMORY else self.size()
+
+    def size(self) -> float:
+        """Bytes wherever it lies, padded to whole tiles."""
         sizes = [self.dims[i] for i in reversed(self.order)] if self.order else list(self.dims)
-        for place, side in enumerate(reversed(self.tile[-len(sizes) :]), 1):
-            sizes[-place] = -(-sizes[-place] // side) * side
+        for place, side in zip(reversed(range(len(sizes))), reversed(self.tile), strict=False):
+            sizes[place] = -(-sizes[place] // side) * side
         return math.prod(sizes) * BYTES.get(self.dtype, FLOAT8_BYTES)
 
 
@@ -91,6 +93,9 @@ class Instruction:
 
     def bytes(self) -> float:
         return sum(array.bytes() for array in self.results)
+
+    def size(self) -> float:
+        return sum(array.size() for array in self.results)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,13 +244,16 @@ def moved_bytes(program: Program, instruction: Instruction, body: dict[str, Inst
     """Bytes of one run. The beginning of an asynchronous instruction reads its operands, its end writes its results."""
     if instruction.opcode.endswith("-done"):
         return instruction.bytes()
-    operands = [body[name] for name in dict.fromkeys(instruction.operands) if name in body]
+    operands = [body[name] for name in dict.fromkeys(instruction.operands)]
+    if instruction.opcode == "slice-start":
+        taken = next(array.size() for array in instruction.results if array.dims != operands[0].results[0].dims)
+        return min(taken, operands[0].bytes())
     if instruction.opcode.endswith("-start"):
         return sum(operand.bytes() for operand in operands)
     if instruction.opcode == "fusion":
         return fused_bytes(program.computations[instruction.called[0]], instruction, body)
     if instruction.opcode in TAKES:
-        return 2 * instruction.bytes()
+        return min(instruction.size(), operands[0].bytes()) + instruction.bytes()
     if instruction.opcode == "dynamic-update-slice":
         return 2 * body[instruction.operands[1]].bytes()
     return instruction.bytes() + sum(operand.bytes() for operand in operands)
@@ -304,7 +312,7 @@ def kind_of(program: Program, instruction: Instruction, body: dict[str, Instruct
     if instruction.opcode == "custom-call":
         return kind_of_call(instruction.attribute(r'custom_call_target="([^"]*)"'))
     opcodes = opcodes_of(program, instruction)
-    if instruction.opcode == "copy-start" and in_other_memory(instruction, body):
+    if instruction.opcode in ("copy-start", "slice-start") and in_other_memory(instruction, body):
         return "transfer"
     for kind, some in (
         ("collective", set(COLLECTIVES)),
@@ -341,7 +349,8 @@ def kind_of_call(target: str) -> str:
 
 def in_other_memory(instruction: Instruction, body: dict[str, Instruction]) -> bool:
     """Whether a copy goes from one memory to another one, its layout aside."""
-    return instruction.results[0].space != body[instruction.operands[0]].results[0].space
+    source = body[instruction.operands[0]].results[0].space
+    return any(array.space != source for array in instruction.results if array.dims)
 
 
 def sum_by_kind(moved: Sequence[Moved]) -> dict[str, float]:
@@ -366,7 +375,7 @@ def collectives(program: Program) -> dict[str, dict[str, float]]:
         if opcode in COLLECTIVES:
             row = found.setdefault(opcode, {"count": 0, "bytes": 0})
             row["count"] += times
-            row["bytes"] += times * sum(body[name].bytes() for name in instruction.operands)
+            row["bytes"] += times * sum(body[name].size() for name in instruction.operands)
     return found
 
 

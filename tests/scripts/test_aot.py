@@ -127,6 +127,27 @@ def test_what_must_not_be_there_is_found(program):
     assert "f64" in hlo.dtypes(hlo.read_program(calls))
 
 
+def test_what_a_tpu_fetches_ahead():
+    """A quarter of 32·128 numbers, read from memory onto the chip, and a map of 8·128, written back to memory."""
+    text = """
+ENTRY %main (x: f32[32,128], y: f32[8,128]) -> f32[8,128] {
+  %x = f32[32,128]{1,0:T(8,128)} parameter(0)
+  %y = f32[8,128]{1,0:T(8,128)S(1)} parameter(1)
+  %cut = ((f32[32,128]{1,0:T(8,128)}), f32[8,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:8], [0:128]}
+  %cut.1 = f32[8,128]{1,0:T(8,128)S(1)} slice-done(%cut)
+  %z = f32[8,128]{1,0:T(8,128)S(1)} add(%cut.1, %y)
+  %sum = f32[8,128]{1,0:T(8,128)S(1)} all-reduce(%z), channel_id=1
+  %back = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%sum)
+  ROOT %back.1 = f32[8,128]{1,0:T(8,128)} copy-done(%back)
+}
+"""
+    program = hlo.read_program(text)
+    moved = hlo.read_moved(program)
+    assert hlo.sum_by_kind(moved) == {"transfer": 4096 + 4096}
+    assert sum(one.times for one in moved if one.starts) == 4
+    assert hlo.collectives(program) == {"all-reduce": {"count": 1, "bytes": 4096}}
+
+
 @pytest.mark.parametrize(
     ("shape", "size"),
     [

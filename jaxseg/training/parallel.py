@@ -6,7 +6,7 @@ one device with the axis name `AXIS`; to move from pmap to another way of going 
 
 import collections
 import functools
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ def compile_train_step(
     accumulate_steps: int,
     updates: str = "together",
     skip_nonfinite: bool = False,
-    devices: Sequence | None = None,
+    devices: tuple | None = None,
 ):
     """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused.
 
@@ -44,7 +44,7 @@ def compile_train_step(
     return functools.partial(compiled, np.uint32(seed))
 
 
-def compile_eval_step(*, num_classes: int, devices: Sequence | None = None):
+def compile_eval_step(*, num_classes: int, devices: tuple | None = None):
     """`(replicated peers, sharded batch) -> (replicated confusions, predictions [devices, b, h, w])`."""
     step = functools.partial(eval_step, num_classes=num_classes, axis_name=AXIS)
     return jax.pmap(step, axis_name=AXIS, devices=devices)

@@ -289,6 +289,8 @@ def taken_bytes(users: dict[str, list[Instruction]], name: str, whole: float) ->
 def written_bytes(inside: dict[str, Instruction], fusion: Instruction) -> float:
     """The results of a fusion, of those that are updated in place only the update."""
     root = next(i for i in inside.values() if i.is_root)
+    if root.opcode != "tuple" and len(fusion.results) > 1:  # a reduction of several arrays at once
+        return fusion.bytes()
     roots = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
     total = 0.0
     for result, made in zip(fusion.results, roots, strict=True):
@@ -361,10 +363,15 @@ def sum_by_kind(moved: Sequence[Moved]) -> dict[str, float]:
     return {kind: n for kind, n in total.most_common() if n}
 
 
-def copies(moved: Sequence[Moved], *, least_bytes: float) -> list[Moved]:
-    """Layout copies that move at least so much in one run, most first."""
-    found = [one for one in moved if one.kind == "layout copy" and one.bytes / one.times >= least_bytes]
+def copies(moved: Sequence[Moved], *, above_bytes: float) -> list[Moved]:
+    """Layout copies that move more than so much in one run, most first."""
+    found = [one for one in moved if one.kind == "layout copy" and one.bytes / one.times > above_bytes]
     return sorted(found, key=lambda one: -one.bytes)
+
+
+def largest_argument(program: Program) -> float:
+    """Bytes of the largest array that the program is given."""
+    return max(i.size() for i in program.computations[program.entry].values() if i.opcode == "parameter")
 
 
 def collectives(program: Program) -> dict[str, dict[str, float]]:

@@ -5,7 +5,7 @@ In: nothing, or an experiment file's config. Out: `Step`s, by name, and what JAX
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
@@ -92,7 +92,7 @@ def steps_of(name: str, config: ConfigDict) -> list[Step]:
     return steps
 
 
-def lower(step: Step, *, batch_size: int, devices: Sequence | None = None) -> jax.stages.Lowered:
+def lower(step: Step, *, batch_size: int, devices: tuple | None = None) -> jax.stages.Lowered:
     """The step as the training loop compiles it, lowered.
 
     Args:
@@ -104,7 +104,7 @@ def lower(step: Step, *, batch_size: int, devices: Sequence | None = None) -> ja
     return function.lower(*arguments)
 
 
-def shaped_step(step: Step, *, batch_size: int, devices: Sequence | None = None) -> tuple[Callable, tuple]:
+def shaped_step(step: Step, *, batch_size: int, devices: tuple | None = None) -> tuple[Callable, tuple]:
     """The compiled function of a step and the shapes of its arguments, over `devices`."""
     config = step.config.copy_and_resolve_references()
     config.train.batch_size = batch_size

@@ -134,16 +134,11 @@ def versions(target: Target) -> dict[str, str]:
     return {package: metadata.version(package) for package in PACKAGES[target.machine.platform]}
 
 
-def described_devices(target: Target) -> list:
+def described_devices(target: Target) -> tuple:
     """Devices to compile for; none of them is there, and nothing can be run on them."""
     if target.machine.platform == "tpu":
-        return list(topologies.get_topology_desc(target.name, platform="tpu").devices)
-    cudnn = metadata.version("nvidia-cudnn-cu13").split(".")
-    return list(
-        topologies.get_topology_desc(
-            target.name,
-            platform="cuda",
-            topology=f"1x1x{target.num_devices}",  # slices, hosts, devices of a host
-            target_config=H100.format(*cudnn),
-        ).devices
-    )
+        return tuple(topologies.get_topology_desc(target.name, platform="tpu").devices)
+    config = H100.format(*metadata.version("nvidia-cudnn-cu13").split("."))
+    arranged = f"1x1x{target.num_devices}"  # slices, hosts, devices of a host
+    described = topologies.get_topology_desc(target.name, platform="cuda", topology=arranged, target_config=config)
+    return tuple(described.devices)

@@ -46,6 +46,12 @@ TEXT = """HloModule small, is_scheduled=true
   ROOT %t = f32[64,8]{1,0} transpose(%p0.3), dimensions={1,0}
 }
 
+%two (p0.4: f32[8,64]) -> (f32[64], f32[64]) {
+  %p0.4 = f32[8,64]{1,0} parameter(0)
+  %zero.1 = f32[] constant(0)
+  ROOT %sums = (f32[64]{0}, f32[64]{0}) reduce(%p0.4, %p0.4, %zero.1, %zero.1), dimensions={0}, to_apply=%plus_two
+}
+
 %plus (a: f32[], b: f32[]) -> f32[] {
   %a = f32[] parameter(0)
   %b = f32[] parameter(1)
@@ -70,6 +76,7 @@ ENTRY %main (x: f32[8,64], big: f32[100,64], n: s32[]) -> f32[64] {
   %big = f32[100,64]{1,0} parameter(1), metadata={op_name="params[\\'kernel (of one)\\']"}
   %n = s32[] parameter(2)
   %s = f32[64]{0} fusion(%x), kind=kInput, calls=%summed, metadata={op_name="jit(step)/jvp(UNet)/norm1/reduce_sum"}
+  %pair = (f32[64]{0}, f32[64]{0}) fusion(%x), kind=kInput, calls=%two
   %row = f32[1,64]{1,0} fusion(%big), kind=kLoop, calls=%sliced
   %kept = f32[100,64]{1,0} fusion(%big, %row, %n), kind=kLoop, calls=%updated
   %xt = f32[64,8]{1,0} fusion(%x), kind=kLoop, calls=%turned
@@ -95,6 +102,7 @@ def test_bytes_of_every_instruction(program):
     moved = {one.name: one for one in hlo.read_moved(program)}
     assert {name: (one.kind, one.bytes) for name, one in moved.items()} == {
         "s": ("reduction", 2304),
+        "pair": ("reduction", 2048 + 256 + 256),
         "row": ("element-wise", 512),
         "kept": ("slice, gather, scatter", 256 + 4 + 256),
         "xt": ("layout copy", 4096),
@@ -114,8 +122,9 @@ def test_sums(program):
     moved = hlo.read_moved(program)
     assert hlo.sum_by_kind(moved)["element-wise"] == 512 + 5 * 512
     assert hlo.collectives(program) == {"all-reduce": {"count": 1, "bytes": 256}}
-    assert [one.name for one in hlo.copies(moved, least_bytes=4096)] == ["xt"]
-    assert hlo.copies(moved, least_bytes=4097) == []
+    assert [one.name for one in hlo.copies(moved, above_bytes=4095)] == ["xt"]
+    assert hlo.copies(moved, above_bytes=4096) == []
+    assert hlo.largest_argument(program) == 25_600
 
 
 def test_what_must_not_be_there_is_found(program):
@@ -222,7 +231,7 @@ def test_a_step_is_lowered_for_the_devices_given(four_devices):
     config.model.features, config.data.crop_px = 2, 16
     training, _, scoring, _ = steps_of("small", config)
     for step in (training, scoring):
-        assert "stablehlo.all_reduce" in lower(step, batch_size=1, devices=jax.devices()[:2]).as_text()
+        assert "stablehlo.all_reduce" in lower(step, batch_size=1, devices=tuple(jax.devices()[:2])).as_text()
 
 
 def test_targets():
@@ -236,12 +245,13 @@ def test_targets():
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "platform"), [("h100:2", "cuda"), ("v5e:2x2", "tpu")])
 def test_compiled_for(tmp_path, target, platform):
-    """Slow: XLA's compilers for GPUs and TPUs take a minute or more for a U-Net with RMI, over several devices."""
+    """Slow: XLA's compilers for GPUs and TPUs take minutes for a U-Net with RMI, over several devices."""
     if missing := missing_packages(platform):
         pytest.skip(f"not installed: {', '.join(missing)}")
     output = tmp_path / "programs.json"
     words = [f"--target={target}", "--config=configs/rmi_cityscapes.py", "--only=*/float32/train", "--batch=2"]
-    words += ["--config.model.features=8", "--config.data.crop_px=96", f"--output={output}"]
+    # At this size a map of the first level, 1.6 MB, is larger than any kernel, 0.6 MB, and than the images.
+    words += ["--config.model.features=8", "--config.data.crop_px=160", f"--output={output}"]
     python_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": python_path}
     command = [sys.executable, "-m", "scripts.aot", *words]
@@ -251,6 +261,6 @@ def test_compiled_for(tmp_path, target, platform):
     assert not program["float64"]
     assert program["host_calls"] == []
     assert program["loops"] == []  # RMI takes all classes at once
-    assert program["large_copies"] == []
     assert program["collectives"]["all-reduce"]["count"] > 0
     assert program["bytes_by_kind"]["convolution"] > 0
+    assert program["large_copies"] == [] or platform == "tpu"  # XLA lays maps out anew for a TPU's convolutions

@@ -36,9 +36,16 @@ def result_options_of(doc: str, **counts: int) -> argparse.ArgumentParser:
     return parser
 
 
-def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser) -> NoReturn:
-    """Ends the process with the status that `main` returns, or with 2 and a sentence where it raises InputError."""
-    options = parser.parse_args()
+def run(
+    main: Callable[[argparse.Namespace], int | None],
+    parser: argparse.ArgumentParser,
+    words: Sequence[str] | None = None,
+) -> NoReturn:
+    """Ends the process with the status that `main` returns, or with 2 and a sentence where it raises InputError.
+
+    words: of the command line; None: all of them.
+    """
+    options = parser.parse_args(words)
     try:
         if getattr(options, "output", None):
             make_parent(options.output)

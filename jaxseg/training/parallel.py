@@ -23,11 +23,18 @@ PROGRAMS = (
 
 
 def compile_train_step(
-    *, losses: Mapping, seed: int, accumulate_steps: int, updates: str = "together", skip_nonfinite: bool = False
+    *,
+    losses: Mapping,
+    seed: int,
+    accumulate_steps: int,
+    updates: str = "together",
+    skip_nonfinite: bool = False,
+    devices: tuple | None = None,
 ):
     """`(replicated peers, sharded batch) -> (replicated peers, replicated measurements)`; the peers' memory is reused.
 
-    That a device holds what the others hold is the step's doing (`lax.pmean`); pmap does not check it.
+    That a device holds what the others hold is the step's doing (`lax.pmean`); pmap does not check it. devices: to compile for
+    those; None: all there are.
     """
 
     def step(seed, peers, batch):
@@ -35,14 +42,15 @@ def compile_train_step(
         return train_step(peers, batch, losses=losses, seed=seed, **options, axis_name=AXIS)
 
     # An argument, not a constant of the program: one entry of JAX's compilation cache then serves every seed.
-    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=(1,))
+    axes = {"in_axes": (None, None, 0), "out_axes": None}
+    compiled = jax.pmap(step, axis_name=AXIS, **axes, donate_argnums=(1,), devices=devices)
     return functools.partial(compiled, np.uint32(seed))
 
 
-def compile_eval_step(*, num_classes: int):
+def compile_eval_step(*, num_classes: int, devices: tuple | None = None):
     """`(replicated peers, sharded batch) -> (replicated confusions, predictions [devices, b, h, w])`."""
     step = functools.partial(eval_step, num_classes=num_classes, axis_name=AXIS)
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0))
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=devices)
 
 
 def compile_predict():

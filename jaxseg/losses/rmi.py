@@ -176,9 +176,12 @@ def rmi_and_gradient(
 
 
 def all_maps(maps: tuple[Array, Array, Array], *, radius: int, at_once: int) -> tuple[Array, Array]:
-    """`rmi_or_constant` of (truth, prob, constant) stacked, without a loop where `at_once` covers them all."""
+    """`rmi_or_constant` of (truth, prob, constant) stacked, `at_once` of them together: no loop where that is all."""
     combine = combine_unrolled if 2 * radius**2 <= UNROLLED_ROWS else combine_rows
-    return lax.map(lambda m: rmi_or_constant(*m, radius=radius, combine=combine), maps, batch_size=at_once)
+    of_map = functools.partial(rmi_or_constant, radius=radius, combine=combine)
+    if at_once >= len(maps[0]):
+        return jax.vmap(of_map)(*maps)
+    return lax.map(lambda m: of_map(*m), maps, batch_size=at_once)
 
 
 def varying_maps_in_groups(maps: tuple[Array, Array, Array], *, radius: int, at_once: int) -> tuple[Array, Array]:
@@ -222,7 +225,7 @@ def combine_rows(weights: Float[Array, "e r"], rows: list[Float[Array, "h w"]]) 
 
 def combine_unrolled(weights: Float[Array, "e r"], rows: list[Float[Array, "h w"]]) -> Float[Array, "e h w"]:
     """The same as a sum written out, which XLA computes from the maps, without a matrix of regions in memory."""
-    return sum(weights[:, j, None, None] * row for j, row in enumerate(rows))
+    return sum(weights[:, j, None, None] * row[None] for j, row in enumerate(rows))
 
 
 def rmi_of_map(

@@ -39,9 +39,9 @@ PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
 MAX_RADIUS = FIELDS["loss.radius"].at_most
 RIDGE = 8  # × 2d × machine epsilon: covers the rounding of an inner product eightfold. Values: tests/losses/test_rmi.py
 SEGMENT = 2**14  # columns of one inner product; its rounding grows with its length
-REGION_ELEMENTS = 2**26  # d × n of all maps at once on an accelerator: 256 MiB a matrix, as many maps as fit
-CACHE_ELEMENTS = 2**19  # likewise on a CPU, 2 MiB: ten maps of 75², one of 224². Tried: scripts/SPEED.md
-UNROLLED_ROWS = 18  # radius 3. Beyond it a sum written out takes more operations than a matrix product saves in bytes
+REGION_ELEMENTS = 2**26  # d × n of all maps at once on an accelerator, as many as fit: 256 MiB each of P and Y
+CACHE_ELEMENTS = 2**19  # likewise on a CPU, 2 MiB each: ten maps of 75², one of 224². Measured: scripts/SPEED.md
+UNROLLED_ROWS = 18  # radius 3, the default; longer sums take long to compile. Bytes that it saves: scripts/SPEED.md
 
 matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # no TF32, no bfloat16
 loss_of_labels = arguments.loss_of_labels("radius", "pool", "pool_size")

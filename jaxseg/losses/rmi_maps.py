@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from jaxseg.config import choices_of
@@ -74,7 +75,8 @@ def _max_pooled(logits, label, valid, size, clip):
     class_or_none = window_views(jnp.where(valid, label.astype(jnp.int32), -1), size, padding=size // 2, fill=-1)
     truth = functools.reduce(jnp.logical_or, [jax.nn.one_hot(view, classes, dtype=bool) for view in class_or_none])
     # The sigmoid rises, so it may follow the maximum: there are size² times fewer values then.
-    logits = max_pool(jnp.where(valid[..., None], logits, -jnp.inf), size, size // 2)
+    # The barrier: else XLA for GPUs lets the transposition into the maximum, and reads all logits a second time.
+    logits = lax.optimization_barrier(max_pool(jnp.where(valid[..., None], logits, -jnp.inf), size, size // 2))
     return truth, _at_least(jax.nn.sigmoid(logits), clip)
 
 

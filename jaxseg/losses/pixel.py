@@ -30,7 +30,7 @@ def cross_entropy(
       Of every pixel. Source: `torch.nn.functional.cross_entropy` with ignore_index=255 and reduction="none".
     """
     label = jnp.where(valid, label, 0)
-    of_label = jnp.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
+    of_label = logit_of(label, logits)
     log_sum = jax.nn.logsumexp(logits, axis=-1)
     nats = log_sum - of_label
     if class_weights is not None:
@@ -41,6 +41,12 @@ def cross_entropy(
             of_all = class_weights[None, None, None] * of_all
         nats = (1 - label_smoothing) * nats + label_smoothing * of_all.mean(-1)
     return jnp.where(valid, nats, 0.0)
+
+
+def logit_of(label: Integer[ArrayLike, "b h w"], logits: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h w"]:
+    """logits[..., label]."""
+    is_class = label[..., None] == jnp.arange(logits.shape[-1])[None, None, None]
+    return jnp.where(is_class, logits, 0).sum(-1)
 
 
 def pixel_weights(
@@ -58,7 +64,7 @@ def binary_cross_entropy(
     Source: Zhao et al. (arXiv 1910.12037), L_bce of equation 17, as their code sums it.
     """
     label = jnp.where(valid, label, 0)
-    of_label = jnp.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
+    of_label = logit_of(label, logits)
     return jnp.where(valid, jax.nn.softplus(logits).sum(-1) - of_label, 0.0)
 
 

@@ -5,6 +5,8 @@ float32 whatever the compute dtype. Sources: PyTorch's documentation of `Conv2d`
 `MaxPool2d`; each numeric constant below is the default given there.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,16 +53,17 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, features, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
-        mean, var = running_mean.value, running_var.value
         if train and self.is_mutable_collection("batch_stats"):
-            mean, var, n = batch_moments(x, self.axis_name if not self.is_initializing() else None)
+            axis_name = self.axis_name if not self.is_initializing() else None
+            y, mean, var = normalize_batch(jnp.asarray(x), scale, bias, self.epsilon, self.dtype, axis_name)
             if not self.is_initializing():
+                n = num_elements(x, axis_name)
                 running_mean.value += self.momentum * (mean - running_mean.value)
                 running_var.value += self.momentum * (var * (n / max(n - 1, 1)) - running_var.value)
-        # x - mean first: folding the mean into the bias cancels where |mean| is large against the deviation. And
-        # division by the square root, because lax.rsqrt is approximate on some platforms.
-        gain = scale / jnp.sqrt(var + self.epsilon)
-        return ((promote_to_float32(x) - per_channel(mean)) * per_channel(gain) + per_channel(bias)).astype(self.dtype)
+            return y
+        # By the square root and not lax.rsqrt, which is approximate on some platforms.
+        gain = scale / jnp.sqrt(running_var.value + self.epsilon)
+        return scale_and_shift(x, running_mean.value, gain, bias).astype(self.dtype)
 
 
 def per_channel(x: Float[ArrayLike, " c"]) -> Float[Array, "1 1 1 c"]:
@@ -68,20 +71,79 @@ def per_channel(x: Float[ArrayLike, " c"]) -> Float[Array, "1 1 1 c"]:
     return jnp.asarray(x)[None, None, None]
 
 
-def batch_moments(x: Float[ArrayLike, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:
-    """Mean and biased variance [c] over (b, h, w) and devices, and the number n of elements per channel.
+def scale_and_shift(
+    x: Float[ArrayLike, "b h w c"], mean: Float[Array, " c"], gain: Float[Array, " c"], bias: Float[Array, " c"]
+) -> Float[Array, "b h w c"]:
+    """(x - mean) * gain + bias in float32; folding the mean into the bias cancels where |mean| is large against x - mean."""
+    return (promote_to_float32(x) - per_channel(mean)) * per_channel(gain) + per_channel(bias)
 
-    Two passes, var = E[(x - mean)^2]: E[x^2] - mean^2 cancels when |mean| is large against the deviation.
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def normalize_batch(
+    x: Float[Array, "b h w c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    epsilon: float,
+    dtype: Dtype,
+    axis_name: str | None,
+) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
+    """`x` normalized by its own moments, and these: (x - mean) / sqrt(var + epsilon) * scale + bias in `dtype`, mean, var.
+
+    The map is read once for the moments and once to be normalized; backward, once for two sums and once for the gradient.
+    Nothing else of its size is kept. Of mean and var there is no gradient: they are for the running statistics.
+    """
+    return _normalize_batch_forward(x, scale, bias, epsilon, dtype, axis_name)[0]
+
+
+def _normalize_batch_forward(x, scale, bias, epsilon, dtype, axis_name):
+    mean, var = batch_moments(x, axis_name)
+    deviation = jnp.sqrt(var + epsilon)
+    gain = scale / deviation
+    return (scale_and_shift(x, mean, gain, bias).astype(dtype), mean, var), (x, mean, gain, deviation, bias)
+
+
+def _normalize_batch_backward(epsilon, dtype, axis_name, residual, cotangents):
+    """With z = (x - mean) / deviation: dx = gain * (g - E[g] - z E[g z]), as Ioffe and Szegedy (arXiv 1502.03167) derive it."""
+    x, mean, gain, deviation, bias = residual
+    g = promote_to_float32(cotangents[0])
+    centered = promote_to_float32(x) - per_channel(mean)
+    sums = jnp.stack([g.sum((0, 1, 2)), (g * centered).sum((0, 1, 2)) / deviation])
+    whole = sums if axis_name is None else lax.psum(sums, axis_name)
+    of_g, of_gz = whole / num_elements(x, axis_name)
+    dx = per_channel(gain) * (g - per_channel(of_g) - centered * per_channel(of_gz / deviation))
+    dbias, dscale = sums.astype(bias.dtype)
+    return dx.astype(x.dtype), dscale, dbias
+
+
+normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)
+
+
+def batch_moments(
+    x: Float[Array, "b h w c"], axis_name: str | None
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """Mean and biased variance over (b, h, w) and devices, from one pass over `x` and one exchange between devices.
+
+    var = E[(x - shift)^2] - E[x - shift]^2 cancels where shift and mean are many deviations apart. The shift is the mean of
+    the middle rows: the h-th part of all elements, so sqrt(h) deviations from the mean at most. Over devices, the mean of
+    variances and the variance of means are added up; means are counted from the first device's shift, lest they round.
     """
     x = promote_to_float32(x)
-    n = x.size // x.shape[-1]
-    mean = x.mean((0, 1, 2))
+    shift = x[:, x.shape[1] // 2].mean((0, 1))
+    x = x - per_channel(shift)
+    offset, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
+    var = jnp.maximum(square - jnp.square(offset), 0)
     if axis_name is not None:
-        mean, n = lax.pmean(mean, axis_name), n * lax.axis_size(axis_name)
-    var = jnp.square(x - per_channel(mean)).mean((0, 1, 2))
-    if axis_name is not None:
-        var = lax.pmean(var, axis_name)
-    return mean, var, n
+        shifts, offsets, variances = jnp.moveaxis(lax.all_gather(jnp.stack([shift, offset, var]), axis_name), 1, 0)
+        shift = shifts[0]
+        offsets += shifts - shift[None]
+        offset = offsets.mean(0)
+        var = variances.mean(0) + jnp.square(offsets - offset[None]).mean(0)
+    return shift + offset, var
+
+
+def num_elements(x: Float[ArrayLike, "b h w c"], axis_name: str | None) -> int:
+    """Per channel, over all devices."""
+    return x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
 
 
 class ConvNorm(nn.Module):

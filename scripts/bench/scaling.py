@@ -85,9 +85,10 @@ def compiled_step(config, *, devices: int):
 
 
 def all_reduces(program: str) -> list[int]:
-    """Bytes of every all-reduce of a compiled program, as its text lists them: `(f32[3], f32[]) all-reduce(`."""
+    """Bytes of the result of every all-reduce and all-gather of a compiled program, as its text lists them:
+    `(f32[3], f32[]) all-reduce(`."""
     found = []
-    for shapes in re.findall(r"= (\([^)]*\)|\S+) all-reduce(?:-start)?\(", program):
+    for shapes in re.findall(r"= (\([^)]*\)|\S+) all-(?:reduce|gather)(?:-start)?\(", program):
         sizes = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
         found.append(sum(BYTES[dtype] * math.prod(map(int, filter(None, dims.split(",")))) for dtype, dims in sizes))
     return found

@@ -19,19 +19,21 @@ def test_all_reduces_of_a_program():
       %d = f32[2]{0} all-reduce-done(%c)
       %e = f32[100]{0} all-gather(%w)
     """
-    assert all_reduces(program) == [48, 20, 16]
+    assert all_reduces(program) == [48, 20, 16, 400]
 
 
 @pytest.mark.parametrize(("model", "terms"), [("unet", 1), ("rmi", 4)])
 def test_bytes_are_gradients_normalisation_and_logged_terms(four_devices, model, terms):
-    """By hand, 4 features: every BatchNorm all-reduces 2 numbers a channel forward and 2 backward; its channels are
-    2 · (4 + 8 + 16 + 32) down, 2 · 64 below and 2 · (32 + 16 + 8 + 4) up, in 18 layers. Beside: the count of valid pixels
-    and the logged terms: the loss, which is the pixel term; with RMI pixel, rmi and rmi_present beside it."""
+    """By hand, 4 features: every BatchNorm gathers 3 numbers a channel and device forward and all-reduces 2 backward; its
+    channels are 2 · (4 + 8 + 16 + 32) down, 2 · 64 below and 2 · (32 + 16 + 8 + 4) up, in 18 layers. Beside: the count of
+    valid pixels and the logged terms: the loss, which is the pixel term; with RMI pixel, rmi and rmi_present beside it.
+    Each of the 18 exchanges twice; gradients and terms go together, and the count ahead of them."""
     config = small_config(model, scaling.STUDY | {"features": 4})
     found = all_reduces(compiled_step(config, devices=4).as_text())
     params = 122_183  # as a run of 19 classes says of itself
     channels = 2 * (2 * (4 + 8 + 16 + 32) + 64)
-    assert sum(found) == 4 * (params + 4 * channels + 1 + terms)
+    assert sum(found) == 4 * (params + (4 * 3 + 2) * channels + 1 + terms)
+    assert len(found) == 2 * 18 + 2
 
 
 def test_models_are_those_of_the_study():

@@ -1,13 +1,15 @@
 """Batches from prepared records, by grain: which images, which crops, in which order, follows from seed and step alone.
 
 In: a `Prepared` data set and `config`. Out: iterators of this host's share of each global batch,
-{"image": f32 [b, h, w, 3] in [0, 1], "label": i32 [b, h, w], "valid": bool [b, h, w]}, NumPy arrays.
+{"image": uint8 [b, h, w, 3], "label": uint8 [b, h, w], "valid": bool [b, h, w]}, NumPy arrays. A crop is a view of the
+record that was read; its pixels are copied once, into the batch.
 
 Images are drawn, cropped and augmented by their position in the endless stream, before that stream is dealt out to hosts; so the
 global batch does not depend on hosts, devices, workers or threads, and starting at step n costs nothing. A host's share
 is consecutive: laid side by side the shares are the global batch, in its order.
 """
 
+import functools
 import math
 import multiprocessing
 import os
@@ -23,40 +25,41 @@ from ml_collections import ConfigDict
 
 from jaxseg.data.augment import Ranges, augment
 from jaxseg.data.records import Prepared
-from jaxseg.data.transforms import center_crop, pad_to, random_crop, to_element
+from jaxseg.data.transforms import center_crop, random_crop, to_batch
 from jaxseg.errors import InputError
+from jaxseg.labels import VOID
 from jaxseg.room import check_memory, check_shared_memory
 
-BYTES_PER_PIXEL = 3 * 4 + 4 + 1  # of a batch: image float32, label int32, valid bool
+BYTES_PER_PIXEL = 3 + 1 + 1  # of a batch: image, label and valid, a byte each
 READY_PER_WORKER = 2  # batches
 GRACE_S = 300  # after SIGTERM, which a run's workers may get too, it still needs them: for the step, or the scoring
 
-Batch = dict[str, np.ndarray]
+Pair = tuple[np.ndarray, np.ndarray]  # image uint8 [h, w, 3], label uint8 [h, w]
 
 
 class RandomCrop(grain.transforms.RandomMap):
-    """Record -> element: a random square crop."""
+    """Record -> pair: a random square crop, not yet copied."""
 
     def __init__(self, crop_px: int):
         self.crop_px = crop_px
 
-    def random_map(self, record: dict, rng: np.random.Generator) -> Batch:
-        return to_element(*random_crop(record["image"], record["label"], crop_px=self.crop_px, rng=rng))
+    def random_map(self, record: dict, rng: np.random.Generator) -> Pair:
+        return random_crop(record["image"], record["label"], crop_px=self.crop_px, rng=rng)
 
 
 class Augment(grain.transforms.RandomMap):
-    """Record -> element: a square crop of the scaled and turned image, changed as `augment` does it."""
+    """Record -> pair: a square crop of the scaled and turned image, changed as `augment` does it."""
 
     def __init__(self, crop_px: int, ranges: Ranges):
         self.crop_px = crop_px
         self.ranges = ranges
 
-    def random_map(self, record: dict, rng: np.random.Generator) -> Batch:
-        return to_element(*augment(record["image"], record["label"], crop_px=self.crop_px, ranges=self.ranges, rng=rng))
+    def random_map(self, record: dict, rng: np.random.Generator) -> Pair:
+        return augment(record["image"], record["label"], crop_px=self.crop_px, ranges=self.ranges, rng=rng)
 
 
 class EvalCrop(grain.transforms.RandomMap):
-    """Position -> (image, label), uint8: what of a record `config.eval.view` scores; beyond the last one, no pixels."""
+    """Position -> pair: what of a record `config.eval.view` scores; beyond the last one, a black pixel that is void."""
 
     def __init__(self, records: Sequence, *, positions: int, view: str, crop_px: int):
         self.records = records
@@ -64,26 +67,15 @@ class EvalCrop(grain.transforms.RandomMap):
         self.view = view
         self.crop_px = crop_px
 
-    def random_map(self, position: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def random_map(self, position: int, rng: np.random.Generator) -> Pair:
         if position >= self.positions:
-            return np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
+            return np.zeros((1, 1, 3), np.uint8), np.full((1, 1), VOID, np.uint8)
         record = self.records[position % len(self.records)]
         if self.view == "random":
             return random_crop(record["image"], record["label"], crop_px=self.crop_px, rng=rng)
         if self.view == "center":
             return center_crop(record["image"], record["label"], crop_px=self.crop_px)
         return record["image"], record["label"]
-
-
-class PadToElement(grain.transforms.Map):
-    """(image, label) -> element of a batch, padded to one size, with void."""
-
-    def __init__(self, *, height: int, width: int):
-        self.height = height
-        self.width = width
-
-    def map(self, pair: tuple[np.ndarray, np.ndarray]) -> Batch:
-        return to_element(*pad_to(*pair, height=self.height, width=self.width))
 
 
 class HostShard(grain.MapDataset):
@@ -111,9 +103,9 @@ def stream(prepared: Prepared, *, seed: int) -> grain.MapDataset:
     return grain.MapDataset.source(prepared.records("train")).seed(seed).shuffle().repeat()
 
 
-def train_elements(prepared: Prepared, config: ConfigDict) -> grain.MapDataset:
-    """That stream, cropped or augmented as `config.augment` says. Raises InputError where a crop does not fit; beyond
-    images that are augmented there is void."""
+def train_pairs(prepared: Prepared, config: ConfigDict) -> grain.MapDataset:
+    """(image, label) of that stream, cropped or augmented as `config.augment` says; beyond images that are augmented there
+    is void. Raises InputError where a crop does not fit."""
     ranges = config.augment.to_dict()
     crop_px = config.data.crop_px
     if ranges.pop("name") == "usual":
@@ -143,11 +135,10 @@ def train_batches(
       InputError: where a crop does not fit.
     """
     data = config.data
-    dataset = train_elements(prepared, config)
-    dataset = host_batches(dataset, batch_size=config.train.batch_size, process=process, processes=processes)[
-        start_step:
-    ]
-    return to_iterator(dataset, workers=data.workers, threads=data.threads)
+    hw = (data.crop_px, data.crop_px)
+    pairs = train_pairs(prepared, config)
+    dataset = host_batches(pairs, hw=hw, batch_size=config.train.batch_size, process=process, processes=processes)
+    return to_iterator(dataset[start_step:], workers=data.workers, threads=data.threads)
 
 
 def image_ids(prepared: Prepared, config: ConfigDict, *, step: int) -> list[str]:
@@ -176,9 +167,9 @@ def eval_batches(
     Raises:
       InputError: where a crop does not fit.
     """
-    height, width = padded_hw(prepared, config, multiple_px=multiple_px)
-    dataset = eval_crops(prepared, config).map(PadToElement(height=height, width=width))
-    dataset = host_batches(dataset, batch_size=config.eval.batch_size, process=process, processes=processes)
+    hw = padded_hw(prepared, config, multiple_px=multiple_px)
+    pairs = eval_crops(prepared, config)
+    dataset = host_batches(pairs, hw=hw, batch_size=config.eval.batch_size, process=process, processes=processes)
     return to_iterator(dataset, workers=config.data.workers, threads=config.data.threads)
 
 
@@ -196,10 +187,13 @@ def eval_crops(prepared: Prepared, config: ConfigDict, *, split: str = "val") ->
     return grain.MapDataset.range(filled).seed(config.seed).random_map(crop)
 
 
-def host_batches(dataset: grain.MapDataset, *, batch_size: int, process: int, processes: int) -> grain.MapDataset:
-    """A host's share of every global batch of `batch_size`."""
-    share = HostShard(dataset, batch_size=batch_size, process=process, processes=processes)
-    return share.batch(batch_size // processes, drop_remainder=True)
+def host_batches(
+    pairs: grain.MapDataset, *, hw: tuple[int, int], batch_size: int, process: int, processes: int
+) -> grain.MapDataset:
+    """A host's share of every global batch of `batch_size`, padded to height and width `hw`."""
+    share = HostShard(pairs, batch_size=batch_size, process=process, processes=processes)
+    batch_fn = functools.partial(to_batch, height=hw[0], width=hw[1])
+    return share.batch(batch_size // processes, drop_remainder=True, batch_fn=batch_fn)
 
 
 def padded_hw(prepared: Prepared, config: ConfigDict, *, multiple_px: int, split: str = "val") -> tuple[int, int]:

@@ -32,8 +32,7 @@ from jaxseg.room import check_disk
 from jaxseg.schemas import PREPARED_FILE
 
 MANIFEST = "prepared.json"
-# Of 4 (image and label), what array_record's compression leaves at least: of CamVid's photographs 2.3, of Cityscapes' 2.2.
-LEAST_BYTES_PER_PIXEL = 1
+BYTES_PER_PIXEL = 4  # of a record: image and label, not compressed
 LEAST_BYTES_PER_SCENE = 50_000  # image and mask; the smallest of the first twelve takes 57,249
 
 
@@ -188,7 +187,7 @@ def check_room(source: Source, images: int, *, data_dir: Path, resize: str, size
     height, width = resized_hw(*label.shape, resize=resize, size_px=size_px)
     what = f"{images:,} images of {height}×{width} pixels, prepared,"
     less = f"Make room, set config.data.dir, or make config.data.size_px={size_px} smaller."
-    check_disk(data_dir, images * height * width * LEAST_BYTES_PER_PIXEL, what=what, less=less)
+    check_disk(data_dir, images * height * width * BYTES_PER_PIXEL, what=what, less=less)
 
 
 def holds_records_only(folder: Path) -> bool:

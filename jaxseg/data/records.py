@@ -1,17 +1,19 @@
 """tensorflow-datasets builder that writes raw samples, decoded, checked and resized, as array_record. No TensorFlow.
 
 In: a `Source` of raw files. Out: records {"id": text, "image": uint8 [h, w, 3], "label": uint8 [h, w] of train ids,
-255 = void}. Pixels are stored as they are (array_record compresses them), so that training never decodes a PNG or
-resizes again.
+255 = void}. Pixels are stored as they are, not compressed, so that training never decodes a PNG, resizes or unpacks
+again: it cuts crops out of the bytes that were read.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from jaxseg.data.pairs import SPLITS, Sample
 from jaxseg.data.sources import READ_PX, Source, picture_px, read_sample
@@ -51,6 +53,9 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
         }
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features), description=__doc__)
 
+    def _example_writer(self) -> "UncompressedWriter":
+        return UncompressedWriter()
+
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         del dl_manager
         return {split: self._generate_examples(split) for split in self._source.samples}
@@ -68,6 +73,17 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
     def _load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         image, label = read_sample(self._source, sample)
         return resize_pair(image, label, resize=self._resize, size_px=self._size_px)
+
+
+class UncompressedWriter:
+    """In place of tensorflow-datasets' writer. Unpacking what that compresses takes a core 0.4 ms for a crop of CamVid at
+    234×234, four times as long as reading the bytes; it would save 45 % of the disk."""
+
+    def write(self, path: os.PathLike, examples: Iterable[tuple[object, bytes]]) -> None:
+        writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+        for _, example in examples:
+            writer.write(example)
+        writer.close()
 
 
 class Summary:
@@ -157,7 +173,9 @@ class Records(Sequence):
         self.folder = folder
         self.split = split
         try:
-            self.source = tfds.builder_from_directory(folder).as_data_source(split=split)
+            builder = tfds.builder_from_directory(folder)
+            as_bytes = tfds.decode.DeserializeMethod.RAW_BYTES
+            self.source = builder.as_data_source(split=split, deserialize_method=as_bytes)
         except Exception as error:  # each of its files is read by another parser
             raise self._damaged(f"the {split} records cannot be opened", error) from error
 
@@ -167,8 +185,8 @@ class Records(Sequence):
     def __getitem__(self, number: int) -> dict:  # type: ignore[override]  # no slices
         number = range(len(self))[number]  # IndexError beyond the end
         try:
-            return self.source[number]
-        except (ValueError, RuntimeError) as error:  # array_record's checksum does not fit
+            return parse_record(self.source[number])
+        except (ValueError, KeyError, IndexError, RuntimeError) as error:  # array_record's checksum does not fit
             raise self._damaged(f"{self.split} record {number} is not what was prepared", error) from error
 
     def _damaged(self, what: str, error: Exception) -> InputError:
@@ -176,3 +194,51 @@ class Records(Sequence):
             f"{self.folder}: {what} ({(str(error).splitlines() or [''])[0][:200]})."
             " Remove that folder; the next start with config.data.source_dir prepares it again."
         )
+
+
+def parse_record(record: bytes) -> dict:
+    """id, image and label of a `tf.train.Example`, as `Segmentation` has it written; the arrays are views of `record`.
+
+    tensorflow-datasets' own parser copies all pixels three times. Raises ValueError, KeyError or IndexError for other bytes.
+    """
+    values = {}
+    ((start, end),) = message_fields(record, 0, len(record))  # features
+    for entry in message_fields(record, start, end):
+        name, feature = message_fields(record, *entry)  # of a map
+        ((start, end),) = message_fields(record, *feature)  # a list of bytes or of integers
+        (values[record[slice(*name)]],) = message_fields(record, start, end)
+    arrays = {}
+    for name in ("image", "label"):
+        shape = packed_integers(record[slice(*values[f"{name}/shape".encode()])])
+        start, end = values[f"{name}/value".encode()]
+        arrays[name] = np.frombuffer(record, np.uint8, end - start, start).reshape(shape)
+    return {"id": record[slice(*values[b"id"])], **arrays}
+
+
+def message_fields(record: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where the fields of the protobuf message `record[at:end]` begin and end, all of which have a length, and numbers
+    below 16 (https://protobuf.dev/programming-guides/encoding)."""
+    while at < end:
+        if record[at] & 0b10000111 != 2:
+            raise ValueError("not a record of this program")
+        at += 1
+        length, shift = record[at] & 127, 7
+        while record[at] > 127:  # seven bits a byte, the lowest first
+            at += 1
+            length |= (record[at] & 127) << shift
+            shift += 7
+        yield (start := at + 1), (at := start + length)
+    if at != end:
+        raise ValueError("a record that was cut off")
+
+
+def packed_integers(content: bytes) -> list[int]:
+    """Of a protobuf message, likewise of seven bits a byte."""
+    numbers, number, shift = [], 0, 0
+    for byte in content:
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(number)
+            number = shift = 0
+    return numbers

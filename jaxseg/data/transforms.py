@@ -1,8 +1,10 @@
 """Resizing and cropping on the host: NumPy in, NumPy out, image and label always together.
 
-image uint8 [h, w, 3], label uint8 [h, w] of train ids with 255 = void. `to_element` is the data boundary: there void
+image uint8 [h, w, 3], label uint8 [h, w] of train ids with 255 = void. `to_batch` is the data boundary: there void
 becomes `valid=False`, once.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -56,26 +58,36 @@ def _window(image, label, top, left, crop_px):
     return image[window], label[window]
 
 
-def pad_to(image: np.ndarray, label: np.ndarray, *, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pads below and to the right: the image by its edge, the label by void, so that added pixels are never scored."""
-    below = height - label.shape[0]
-    right = width - label.shape[1]
-    image = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge" if image.size else "constant")
-    return image, np.pad(label, ((0, below), (0, right)), constant_values=VOID)
+def to_batch(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, height: int, width: int) -> dict[str, np.ndarray]:
+    """Images and labels side by side, each copied once, to its place.
 
+    Args:
+      pairs: image uint8 [h, w, 3] and label uint8 [h, w], which may be views of records.
+      height: of the batch.
+      width: of the batch. Smaller images are padded below and to the right by their edge, their labels by void, so that
+        added pixels are never scored.
 
-def to_element(image: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
-    """One element of a batch: image f32 in [0, 1] (value / 255, as torchvision's ToTensor), label i32, valid bool.
+    Returns:
+      image uint8 [b, height, width, 3], label uint8 [b, height, width], valid bool of that shape: False where the label is
+      void. They travel like that; `training.step.to_float` makes of the image what networks take, on the device.
 
-    Void pixels have valid=False; their label keeps 255.
+    >>> batch = to_batch([(np.zeros((1, 2, 3), np.uint8), np.zeros((1, 2), np.uint8))], height=2, width=2)
+    >>> batch["valid"].tolist()
+    [[[True, True], [False, False]]]
     """
-    return {
-        "image": np.divide(image, np.float32(255), dtype=np.float32),
-        "label": label.astype(np.int32),
-        "valid": label != VOID,
-    }
+    image = np.empty((len(pairs), height, width, 3), np.uint8)
+    label = np.empty((len(pairs), height, width), np.uint8)
+    for row, (pixels, classes) in enumerate(pairs):
+        copy_padded(pixels, image[row])
+        h, w = classes.shape
+        label[row, :h, :w] = classes
+        label[row, :h, w:] = label[row, h:] = VOID
+    return {"image": image, "label": label, "valid": label != VOID}
 
 
-def to_bytes(image: np.ndarray) -> np.ndarray:
-    """f32 in [0, 1] -> uint8: undoes `to_element`."""
-    return np.round(image * 255).astype(np.uint8)
+def copy_padded(image: np.ndarray, to: np.ndarray) -> None:
+    """Copies an image [h, w, 3] into the upper left of a larger one, which is filled up by the image's edge."""
+    h, w = image.shape[:2]
+    to[:h, :w] = image
+    to[:h, w:] = image[:, -1:]
+    to[h:] = to[h - 1]

@@ -22,7 +22,7 @@ from scipy import special
 from jaxseg.config import find_config_file, load_config, peer_sections, run_config_file
 from jaxseg.config_checks import SIZE_MULTIPLE_PX, validate
 from jaxseg.data.sources import max_pixels, read_image, to_rgb
-from jaxseg.data.transforms import resize_image, resized_hw
+from jaxseg.data.transforms import copy_padded, resize_image, resized_hw
 from jaxseg.errors import InputError
 from jaxseg.files import is_other_kind, user_path
 from jaxseg.inference.options import InferenceOptions
@@ -305,24 +305,27 @@ def resized_input(predictor: Predictor, image: np.ndarray, resize: str, scale: f
 
 
 def run_batches(
-    predictor: Predictor, images: list[np.ndarray], *, batch: int, labels: bool = False
-) -> list[np.ndarray]:
-    """The network's logits f32 [h, w, c], or classes uint8 [h, w], of images uint8 [h, w, 3] of sizes that it takes.
+    predictor: Predictor, images: list[np.ndarray], sizes: list[tuple[int, int]], *, batch: int, labels: bool = False
+) -> Iterator[np.ndarray]:
+    """The network's logits f32 [h, w, c], or classes uint8 [h, w], of images uint8 [h, w, 3], padded to sizes that it takes.
 
-    Every shape is compiled once: a batch that is not full is filled up. Of large images, fewer make a batch.
+    Images travel as bytes. Results stay on the devices, which hold them anyway, until each one's turn: on the host is that
+    of one image, whatever the batch. Every shape is compiled once: a batch that is not full is filled up. Of large images,
+    fewer make a batch.
     """
     forward = predictor.forward_labels if labels else predictor.forward
-    results = [None] * len(images)
-    by_shape = {}
-    for i, image in enumerate(images):
-        by_shape.setdefault(image.shape, []).append(i)
-    for shape, places in by_shape.items():
-        size = round_up_to_devices(max(1, min(batch, SEEN_PX // math.prod(shape[:2]))))
+    computed = {}  # number of the image -> its batch, and its place there
+    by_size = {}
+    for i, hw in enumerate(sizes):
+        by_size.setdefault(hw, []).append(i)
+    for hw, places in by_size.items():
+        size = round_up_to_devices(max(1, min(batch, SEEN_PX // math.prod(hw))))
         for part in itertools.batched(places, size):
-            stacked = np.zeros((size, *shape), np.float32)
+            stacked = np.zeros((size, *hw, 3), np.uint8)
             for row, i in enumerate(part):
-                np.divide(images[i], np.float32(255), out=stacked[row])
-            computed = parallel.gather(forward(predictor.peer, parallel.shard({"image": stacked})["image"]))
-            for row, i in enumerate(part):
-                results[i] = computed[row]
-    return results
+                copy_padded(images[i], stacked[row])
+            results = forward(predictor.peer, parallel.shard({"image": stacked})["image"])
+            computed |= {i: (results, row) for row, i in enumerate(part)}
+    del results
+    for i in range(len(images)):
+        yield parallel.gather_image(*computed.pop(i))

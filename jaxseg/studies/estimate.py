@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxseg.training import parallel
 from jaxseg.training.peers import create_peers, labels_of_run, make_losses, without_init
 from jaxseg.training.state import Peers
-from jaxseg.training.step import total_loss, turns
+from jaxseg.training.step import decode_batch, total_loss, turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,8 @@ def abstract_peers(config: ConfigDict) -> tuple[Peers, dict, dict]:
 
     shape = (config.train.batch_size, px, px)
     batch = {
-        "image": jax.ShapeDtypeStruct((*shape, 3), jnp.float32),
-        "label": jax.ShapeDtypeStruct(shape, jnp.int32),
+        "image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
         "valid": jax.ShapeDtypeStruct(shape, bool),
     }
     return jax.eval_shape(init), make_losses(config), batch
@@ -79,7 +79,8 @@ def kept_bytes(peers: Peers, losses: dict, batch: dict, names: Sequence[str]) ->
             one = jnp.float32(1)
             fixed = {"losses": losses, "rng": jax.random.key(0), "num_parts": 1, "axis_name": parallel.AXIS}
             fixed |= {"pixels": one, "weights": dict.fromkeys(losses, one)}
-            return total_loss(params, {n: peers[n].batch_stats for n in losses}, batch, peers=peers, **fixed)
+            batch_stats = {n: peers[n].batch_stats for n in losses}
+            return total_loss(params, batch_stats, decode_batch(batch), peers=peers, **fixed)
 
         return jax.vjp(objective, {name: peers[name].params for name in names}, has_aux=True)[1]
 

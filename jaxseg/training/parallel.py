@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
 from jaxseg.training.step import eval_step, predict, predict_labels, train_step
 
@@ -71,17 +72,26 @@ def forgetting(function: Callable) -> Callable:
         return function(peer, image[0])[None]
 
     specs = {"in_specs": (jax.P(), jax.P(AXIS)), "out_specs": jax.P(AXIS)}
-    mapped = jax.jit(jax.shard_map(on_one_device, mesh=local_mesh(), **specs, check_vma=False))
+    return jit_for_few_shapes(jax.shard_map(on_one_device, mesh=local_mesh(), **specs, check_vma=False))
+
+
+def jit_for_few_shapes(function: Callable) -> Callable:
+    """`jax.jit`, with programs for at most `PROGRAMS` shapes of the second argument."""
+    compiled = jax.jit(function)
     shapes = set()
 
-    def call(peer, image):
-        if image.shape not in shapes and len(shapes) == PROGRAMS:
-            mapped.clear_cache()
+    def call(first, x):
+        if x.shape not in shapes and len(shapes) == PROGRAMS:
+            compiled.clear_cache()
             shapes.clear()
-        shapes.add(image.shape)
-        return mapped(peer, image)
+        shapes.add(x.shape)
+        return compiled(first, x)
 
     return call
+
+
+# [1, b, ...] of one device -> [...] of image i, so that no more than that is copied to the host.
+pick_image = jit_for_few_shapes(lambda i, x: lax.dynamic_index_in_dim(x[0], i, keepdims=False))
 
 
 def local_mesh() -> jax.sharding.Mesh:
@@ -111,6 +121,13 @@ def shard(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
 def gather(x: jax.Array) -> np.ndarray:
     """[local devices, b, ...] -> [local devices · b, ...] of this host."""
     return np.concatenate([np.asarray(piece.data)[0] for piece in x.addressable_shards])
+
+
+def gather_image(x: jax.Array, number: int) -> np.ndarray:
+    """[local devices, b, ...] -> [...] of one image of this host, in the order of `gather`; the others stay on the devices."""
+    device, row = divmod(number, x.shape[1])
+    piece = x.addressable_shards[device].data
+    return np.asarray(piece)[0, 0] if x.shape[1] == 1 else np.asarray(pick_image(np.int32(row), piece))
 
 
 def shard_ahead(batches: Iterable, *, ahead: int = 2) -> Generator[dict[str, jax.Array]]:

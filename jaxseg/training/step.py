@@ -1,8 +1,9 @@
 """The one training step and the one evaluation step, for any number of peers.
 
-In: the peers' states `{name: TrainState}` and one device's share of the batch. Out: the new states and measurements,
-or confusion matrices. Pure functions of one device; `axis_name` is the axis over which devices agree. Mutual learning
-is more peers, RMI another loss; neither is another step.
+In: the peers' states `{name: TrainState}` and one device's share of the batch, as bytes, of which networks' input is made
+here, on the device. Out: the new states and measurements, or confusion matrices. Pure functions of one device;
+`axis_name` is the axis over which devices agree. Mutual learning is more peers, RMI another loss; neither is another
+step.
 """
 
 import functools
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.typing import ArrayLike
@@ -44,7 +46,8 @@ def train_step(
 
     Args:
       peers: `{name: TrainState}`, the same on every device.
-      batch: this device's share of the global batch.
+      batch: this device's share of the global batch: image uint8 [b, h, w, 3] or float, as in `to_float`, label an integer
+        [b, h, w], valid bool [b, h, w].
       losses: the loss of every peer that is trained, by name, the reported one first.
       seed: of dropout.
       accumulate_steps: microbatches that the share is cut into, and that BatchNorm sees one after another; gradients are
@@ -60,6 +63,7 @@ def train_step(
     Raises:
       ValueError: while tracing, where the peers' logits differ in shape.
     """
+    batch = decode_batch(batch)
     microbatches = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
     whole = {
         "num_parts": accumulate_steps * lax.axis_size(axis_name),
@@ -138,9 +142,30 @@ def forward(peer: TrainState, variables: Mapping, image: jax.Array, key: jax.Arr
     return logits, jax.tree.leaves(updated.get("auxiliary", {})), new_stats
 
 
+def decode_batch(batch: Batch) -> Batch:
+    """What travelled as bytes as networks and losses take it: image f32, label i32."""
+    return dict(batch) | {"image": to_float(batch["image"]), "label": batch["label"].astype(jnp.int32)}
+
+
+def to_float(image: jax.Array) -> jax.Array:
+    """Bytes as float32 in [0, 1], value / 255 to the last bit, as NumPy and torchvision's ToTensor divide; a float image as
+    it is.
+
+    XLA makes of a division by a constant a product with its reciprocal, which is an ulp off for half of the values. So 1/255
+    is a sum of two parts: 65793 is 1 + 2^8 + 2^16, both products fit 24 bits, and only their sum is rounded, fused or not.
+
+    >>> float(to_float(jnp.uint8(51)))
+    0.20000000298023224
+    """
+    if image.dtype != jnp.uint8:
+        return image
+    exact = image.astype(jnp.float32)
+    return exact * np.float32(65793 / 2**24) + exact * np.float32(65793 / 2**48)
+
+
 def predict(peer: TrainState, image: jax.Array) -> jax.Array:
-    """Logits of a pass that changes nothing: running BatchNorm statistics, no dropout."""
-    return peer.apply_fn({"params": peer.params, "batch_stats": peer.batch_stats}, image, train=False)
+    """Logits of a pass that changes nothing: running BatchNorm statistics, no dropout. image: as in `to_float`."""
+    return peer.apply_fn({"params": peer.params, "batch_stats": peer.batch_stats}, to_float(image), train=False)
 
 
 def predict_labels(peer: TrainState, image: jax.Array) -> jax.Array:

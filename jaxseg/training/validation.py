@@ -15,7 +15,6 @@ from jaxseg.config import peer_sections
 from jaxseg.config_checks import SIZE_MULTIPLE_PX
 from jaxseg.data import pipeline
 from jaxseg.data.records import Prepared
-from jaxseg.data.transforms import to_bytes
 from jaxseg.errors import InputError
 from jaxseg.training import parallel
 from jaxseg.training.state import Peers
@@ -60,8 +59,8 @@ def evaluate(eval_step: Callable, peers: Peers, prepared: Prepared, config: Conf
         for name, confusion in parallel.unreplicate(confusions).items():
             shown.confusion[name] = shown.confusion.get(name, 0) + confusion.astype(np.int64)
         if (missing := figure_images - len(shown.images)) > 0:
-            shown.images.extend(to_bytes(batch["image"][:missing]))
-            shown.labels.extend(batch["label"][:missing].astype(np.uint8))
+            shown.images.extend(np.array(batch["image"][:missing]))
+            shown.labels.extend(np.array(batch["label"][:missing]))
             for name, prediction in predictions.items():
                 shown.predictions[name].extend(parallel.gather(prediction)[:missing])
     for name, confusion in shown.confusion.items():

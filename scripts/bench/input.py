@@ -3,9 +3,10 @@
     python -m scripts.bench.input --source_dir=FOLDER [--dataset=camvid] [--augment=none|usual] [--batches=100] [--rounds=3]
                                   [--output=FILE.json]
 
-Both give batches of 8 random 224×224 crops of images resized to 234×234, as float32 in [0, 1]. The DataLoader does
-what the study's code does every epoch: decode image and mask by Pillow, resize, crop. jaxseg did the first two once,
-at preparation (its time is printed). Same number of worker processes, in turn, `rounds` times. Needs jaxseg[torch].
+Both give batches of 8 random 224×224 crops of images resized to 234×234: the DataLoader float32 in [0, 1] and int64, as
+the study's code has them, jaxseg bytes, of which its step makes floats on the device. The DataLoader does what the
+study's code does every epoch: decode image and mask by Pillow, resize, crop. jaxseg did the first two once, at
+preparation (its time is printed). Same number of worker processes, in turn, `rounds` times. Needs jaxseg[torch].
 
 With --augment=usual crops are augmented: jaxseg's by `config.augment`, the DataLoader's by torchvision v2 and, in another
 one, by albumentations, with the same ranges. A library that is not installed is left out.
@@ -129,7 +130,16 @@ def opponents(augment: str, config) -> dict[str, Callable | None]:
     return {f"DataLoader {name}": maker for name, maker in installed.items()}
 
 
-def report(options, measured_rates, preparation_s: float, prepared) -> None:
+def bytes_of_a_batch(prepared, config) -> int:
+    """What goes to the devices in a step."""
+    config.data.workers = 0
+    batches = pipeline.train_batches(prepared, config)
+    batch = next(batches)
+    batches.close()
+    return sum(x.nbytes for x in batch.values())
+
+
+def report(options, measured_rates, preparation_s: float, prepared, batch_bytes: int) -> None:
     """Prints the table and writes the JSON."""
     rates = {key: [wall for wall, _ in values] for key, values in measured_rates.items()}
     # Without workers all is in this process: what it does with a core, whatever else the machine is doing.
@@ -151,11 +161,11 @@ def report(options, measured_rates, preparation_s: float, prepared) -> None:
         table.add_row(str(workers), *cells, ratio, f"{np.median(ours) / used:.0f}")
     Console(width=130).print(table)
     of_a_core = ", ".join(f"{name} {np.median(values):.0f}" for name, values in per_cpu_s.items())
-    print(f"images per second of CPU time, without workers: {of_a_core}")
+    print(f"images per second of CPU time, without workers: {of_a_core}; a batch has {batch_bytes:,} bytes")
     images = prepared.images("train") + prepared.images("val")
     print(f"preparation, once: {preparation_s:.1f} s for {images} images ({images / preparation_s:.0f} images/s)")
     measured = {"augment": options.augment, "cpu_cores": cores, "preparation_s": preparation_s, "images": images}
-    measured["images_per_cpu_s"] = per_cpu_s
+    measured |= {"images_per_cpu_s": per_cpu_s, "bytes_of_a_batch": batch_bytes}
     write_result(options.output, {"benchmark": "input", **measured, "results": rows}, packages=PACKAGES)
 
 
@@ -188,7 +198,8 @@ def main(options: argparse.Namespace) -> None:
                 rates.setdefault(("jaxseg", workers), []).append(
                     jaxseg_rate(prepared, config, workers=workers, count=options.batches)
                 )
-    report(options, rates, preparation_s, prepared)
+        batch_bytes = bytes_of_a_batch(prepared, config)
+    report(options, rates, preparation_s, prepared, batch_bytes)
 
 
 if __name__ == "__main__":

@@ -19,21 +19,25 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jaxseg.config import default, use_mutual_learning, use_rmi
+from jaxseg.data.pipeline import BYTES_PER_PIXEL
+from jaxseg.files import read_json
 from jaxseg.provenance import command
 from jaxseg.studies.estimate import Device, abstract_peers, estimate
 from jaxseg.training import parallel
 from scripts.bench.timing import jaxseg_step, random_batch, take_turns
 from scripts.entry import options_of, run, write_result
 
+RESULTS = Path(__file__).parents[2] / "results"
 MODELS = ("unet", "rmi", "mutual")
 CLASSES = 19
 SMALL = {"features": 8, "stem_features": 8, "backbone": "resnet14", "crop_px": 64, "batch_size": 8}
 # Bytes do not depend on the image: a small one compiles sooner.
 STUDY = {"features": 32, "stem_features": 64, "backbone": "resnet50", "crop_px": 32, "batch_size": 8}
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "s64": 8, "f64": 8}
-IMAGES_PER_CORE = 800  # images/s that one core reads and crops: results/bench_input_camvid.json
+CROP_PX = 224  # of the study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +128,27 @@ def child(devices: int, what: str, model: str, steps: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def images_per_core(benchmark: str) -> float:
+    """Images that jaxseg reads and crops in a second of CPU time, as `scripts.bench.input` measured it on CamVid."""
+    return float(np.median(read_json(RESULTS / f"{benchmark}.json")["images_per_cpu_s"]["jaxseg"]))
+
+
+def input_need(images_per_s: float) -> dict:
+    """What the input of a host must deliver for so many images: bytes to its devices, and the cores that it takes."""
+    return {
+        "host_images_per_s": images_per_s,
+        "host_bytes_per_s": images_per_s * CROP_PX**2 * BYTES_PER_PIXEL,
+        "host_cores": math.ceil(images_per_s / images_per_core("bench_input_camvid")),
+        "host_cores_augmented": math.ceil(images_per_s / images_per_core("bench_input_augmented_camvid")),
+    }
+
+
 def modelled(model: str, counted: dict, machine: Machine, images: int) -> dict:
     """A step of `images` a device: computation, then all-reduces, nothing overlapped (XLA overlaps some).
 
     Bytes go around a ring: each device sends 2 (n - 1) / n of them. Every all-reduce waits `latency_s`.
     """
-    study = STUDY | {"crop_px": 224}
+    study = STUDY | {"crop_px": CROP_PX}
     cost = estimate(small_config(model, study, batch_size=images))
     compute_s = cost.seconds(Device(machine.name, machine.flops, machine.memory))
     n = machine.devices
@@ -144,8 +163,7 @@ def modelled(model: str, counted: dict, machine: Machine, images: int) -> dict:
         "bytes_ms": 1e3 * bytes_s,
         "latency_ms": 1e3 * latency_s,
         "efficiency": compute_s / total_s,
-        "host_images_per_s": images_per_s,
-        "host_cores": math.ceil(images_per_s / IMAGES_PER_CORE),
+        **input_need(images_per_s),
     }
 
 
@@ -210,7 +228,8 @@ def counted_part(counted: dict) -> list[str]:
 
 def modelled_part(modelled: dict) -> list[str]:
     sources = "; ".join(f"{m.name}: {m.source}" for m in MACHINES)
-    columns = "machine | images a device | computation | bytes | latency | efficiency | images/s a host | cores for it"
+    model_columns = "machine | images a device | computation | bytes | latency | efficiency"
+    input_columns = "images/s a host | MB/s to its devices | cores | cores, augmented"
     rows = [
         [
             model,
@@ -221,7 +240,9 @@ def modelled_part(modelled: dict) -> list[str]:
             f"{row['latency_ms']:.1f} ms",
             f"{row['efficiency']:.2f}",
             f"{row['host_images_per_s']:,.0f}",
+            f"{1e-6 * row['host_bytes_per_s']:,.0f}",
             str(row["host_cores"]),
+            str(row["host_cores_augmented"]),
         ]
         for model, rows_of_model in modelled.items()
         for row in rows_of_model
@@ -230,9 +251,10 @@ def modelled_part(modelled: dict) -> list[str]:
         "## Modelled: two machines",
         "efficiency = computation / (computation + bytes + latency), nothing overlapped. Assumed, not measured: a tenth of peak"
         " arithmetic and a third of the memory's rate (as the plan of a study estimates), half of a link, and"
-        f" {1e6 * MACHINES[0].latency_s:.0f} µs an all-reduce. Peaks: {sources}. Input: {IMAGES_PER_CORE} images/s a core,"
-        " measured on CamVid.",
-        markdown_table(["", *columns.split(" | ")], rows, left=2),
+        f" {1e6 * MACHINES[0].latency_s:.0f} µs an all-reduce. Peaks: {sources}. Input: {BYTES_PER_PIXEL} bytes a pixel, and the"
+        f" cores at {images_per_core('bench_input_camvid'):,.0f} images/s of each, augmented"
+        f" {images_per_core('bench_input_augmented_camvid'):,.0f}, measured on CamVid.",
+        markdown_table(["", *f"{model_columns} | {input_columns}".split(" | ")], rows, left=2),
     ]
 
 
@@ -243,8 +265,10 @@ WHERE_IT_BREAKS = """## Where it breaks
   largest part after the computation. It is the price of statistics that do not depend on the number of devices.
 - **The study's batch of 8** occupies 8 devices with an image each and no more: `config.train.batch_size` must be a multiple of
   all devices. 64 chips need 64 images, which is another experiment: rate and schedule are to be chosen anew.
-- **Input.** A host must deliver the images of the last columns; one core's measured rate says how many cores. The rate is of
-  records on a local disk: on a shared one, copy `config.data.dir` to each host.
+- **Input.** A host must deliver the images of the last columns; one core's measured rate says how many cores. Records are
+  not compressed: reading takes as many bytes as a 234×234 image has pixels, times 4, from memory once they were read. The
+  rate is of records on a local disk: on a shared one, copy `config.data.dir` to each host. One process hands Python's lock
+  from thread to thread, so that beyond some two cores it wants worker processes (`config.data.workers`).
 - **Scoring** pads the last batch to `config.eval.batch_size`: with 64 devices, 500 images in batches of 64 waste 2 %.
 - **Checkpoints** are written by the first host alone, from one copy: 12 bytes a parameter. Every host reads all of it at a start.
 - **Memory does not divide**: parameters and optimiser states are whole on every device.

@@ -19,7 +19,6 @@ from jaxseg.config_checks import validate
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
 from jaxseg.data.records import Prepared
-from jaxseg.data.transforms import to_bytes
 from jaxseg.files import make_parent
 from jaxseg.reporting.figures import augmentation_figure
 
@@ -27,12 +26,11 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def before_and_after(prepared: Prepared, config: ConfigDict, *, images: int) -> tuple[list[Pair], list[Pair]]:
-    """(image, label), uint8, of the first elements of the stream that training sees: as prepared, and changed."""
+    """(image, label), uint8, of the first images of the stream that training sees: as prepared, and changed."""
     records = pipeline.stream(prepared, seed=config.seed)
-    elements = pipeline.train_elements(prepared, config)
+    changed = pipeline.train_pairs(prepared, config)
     before = [(records[i]["image"], records[i]["label"]) for i in range(images)]
-    after = [(to_bytes(elements[i]["image"]), elements[i]["label"].astype(np.uint8)) for i in range(images)]
-    return before, after
+    return before, [changed[i] for i in range(images)]
 
 
 def execute() -> None:

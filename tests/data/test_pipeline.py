@@ -5,7 +5,6 @@ import pytest
 
 from jaxseg.data import pipeline
 from jaxseg.data.prepare import prepare
-from jaxseg.data.transforms import to_bytes
 from jaxseg.errors import InputError
 
 # Images of the first batch and the corners of their crops, before there was augmentation.
@@ -38,12 +37,27 @@ def augmented(tiny):
 def test_batch_is_the_contract(prepared, tiny):
     (batch,) = take(pipeline.train_batches(prepared, tiny), 1)
     assert {key: (x.shape, x.dtype.name) for key, x in batch.items()} == {
-        "image": ((4, 32, 32, 3), "float32"),
-        "label": ((4, 32, 32), "int32"),
+        "image": ((4, 32, 32, 3), "uint8"),
+        "label": ((4, 32, 32), "uint8"),
         "valid": ((4, 32, 32), "bool"),
     }
-    assert 0 <= batch["image"].min() < 0.1 < 0.9 < batch["image"].max() <= 1
+    assert batch["image"].min() < 25 < 230 < batch["image"].max()
     assert np.array_equal(batch["valid"], batch["label"] != 255)
+
+
+def test_a_pixel_is_five_bytes_and_a_crop_is_not_copied_before_the_batch(prepared, tiny):
+    """Image 3, label 1, valid 1; as float32 and int32 it was 17. The crops lie in the bytes that were read."""
+    (batch,) = take(pipeline.train_batches(prepared, tiny), 1)
+    assert sum(x.nbytes for x in batch.values()) == 4 * 32 * 32 * pipeline.BYTES_PER_PIXEL == 4 * 32 * 32 * 5
+    for i, (image, label) in enumerate(pipeline.train_pairs(prepared, tiny)[:4]):
+        assert np.array_equal(image, batch["image"][i])
+        assert np.array_equal(label, batch["label"][i])
+        read = image
+        while isinstance(read.base, np.ndarray):
+            read = read.base
+        assert isinstance(read.base, bytes)  # the record, of which image and label are views
+        assert len(read.base) > 36 * 36 * 4
+        assert np.shares_memory(label, np.frombuffer(read.base, np.uint8))
 
 
 def test_starting_at_any_step_gives_the_same_batches(prepared, tiny):
@@ -74,11 +88,11 @@ def test_augmented_batches_are_the_contract(prepared, augmented):
     batches = take(pipeline.train_batches(prepared, augmented), 10)
     for batch in batches:
         assert {key: (x.shape, x.dtype.name) for key, x in batch.items()} == {
-            "image": ((4, 32, 32, 3), "float32"),
-            "label": ((4, 32, 32), "int32"),
+            "image": ((4, 32, 32, 3), "uint8"),
+            "label": ((4, 32, 32), "uint8"),
             "valid": ((4, 32, 32), "bool"),
         }
-        assert 0 <= batch["image"].min() < batch["image"].max() <= 1
+        assert batch["image"].min() < batch["image"].max()
         assert np.array_equal(batch["valid"], batch["label"] != 255)
     labels = np.unique(np.concatenate([record["label"].ravel() for record in prepared.records("train")]))
     assert np.isin(np.concatenate([b["label"].ravel() for b in batches]), labels).all()  # interpolated by nothing
@@ -92,7 +106,7 @@ def test_augmentation_changes_images_not_which(prepared, augmented):
     for step, batch in enumerate(take(pipeline.train_batches(prepared, augmented), 3)):
         for image, name in zip(batch["image"], pipeline.image_ids(prepared, augmented, step=step), strict=True):
             windows = np.lib.stride_tricks.sliding_window_view(records[name]["image"], (32, 32, 3))
-            assert (windows == to_bytes(image)).all((-3, -2, -1)).sum() == 1
+            assert (windows == image).all((-3, -2, -1)).sum() == 1
 
 
 def test_augmented_batches_follow_from_seed_and_step_alone(prepared, augmented):
@@ -137,7 +151,7 @@ def test_without_augmentation_crops_are_those_of_before(prepared, tiny):
     corners = []
     for image, name in zip(batch["image"], names, strict=True):
         windows = np.lib.stride_tricks.sliding_window_view(by_name[name], (32, 32, 3))[:, :, 0]
-        corners += np.argwhere((windows == to_bytes(image)).all((-3, -2, -1))).tolist()
+        corners += np.argwhere((windows == image).all((-3, -2, -1))).tolist()
     assert list(zip(names, corners, strict=True)) == CROPS_OF_SEED_0
 
 
@@ -168,9 +182,7 @@ def test_image_ids_are_those_of_the_batch(tiny, tmp_path):
     """With the whole image as crop, pixels identify the image."""
     tiny.data.update({"size_px": 32, "crop_px": 32, "dir": str(tmp_path)})
     prepared = prepare(tiny.data)
-    by_pixels = {
-        (r["image"] / np.float32(255)).astype(np.float32).tobytes(): r["id"] for r in prepared.records("train")
-    }
+    by_pixels = {r["image"].tobytes(): r["id"] for r in prepared.records("train")}
     for step, batch in enumerate(take(pipeline.train_batches(prepared, tiny), 4)):
         assert [by_pixels[i].decode() for i in images(batch)] == pipeline.image_ids(prepared, tiny, step=step)
 

@@ -7,11 +7,15 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from jaxseg.config import default
 from jaxseg.data import transforms
 from jaxseg.data.prepare import MANIFEST, prepare
+from jaxseg.data.records import parse_record
 from jaxseg.data.sources import find_source, read_sample
 from jaxseg.errors import InputError, ResourceError
 from tests import raw_data
@@ -34,6 +38,50 @@ def test_records_are_the_resized_raw_samples(data):
             image, label = transforms.resize_pair(*read_sample(source, sample), resize="square", size_px=36)
             assert np.array_equal(records[sample.id]["image"], image)
             assert np.array_equal(records[sample.id]["label"], label)
+
+
+@pytest.mark.parametrize("options", ["group_size:1", "group_size:1,uncompressed"])
+def test_records_are_read_as_tensorflow_datasets_reads_them(data, options, tmp_path):
+    """Also compressed ones, as earlier versions wrote them: ids, shapes and pixels."""
+    prepared = prepare(data)
+    stored = tfds.builder_from_directory(prepared.folder).as_data_source(split="train")
+    raw = prepared.records("train").source
+    path = tmp_path / "again.array_record"
+    writer = ArrayRecordWriter(str(path), options)
+    for number in range(len(raw)):
+        writer.write(raw[number])
+    writer.close()
+    again = ArrayRecordDataSource([str(path)])
+    assert len(again) == len(stored) == prepared.images("train")
+    for number, theirs in enumerate(stored):
+        ours = parse_record(again[number])
+        assert ours["id"] == theirs["id"]
+        for name in ("image", "label"):
+            assert ours[name].dtype == np.uint8
+            assert np.array_equal(ours[name], theirs[name])
+            assert not ours[name].flags.writeable  # it is the record
+
+
+def test_records_are_not_compressed(data):
+    """Reading one then costs a copy of its bytes; 36² pixels of 4 bytes, and some hundred of names and checksums."""
+    prepared = prepare(data)
+    (path,) = prepared.folder.glob("*-train.array_record*")
+    raw = prepared.records("train").source
+    pixels = raw[0][raw[0].index(b"image/value") :][:1000]
+    assert pixels[20:] in path.read_bytes()
+
+
+def test_what_is_no_record_is_refused(data):
+    record = prepare(data).records("train").source[0]
+    for wrong in (
+        b"",
+        record[:-1],
+        record + b"\n",
+        b"\x08" + record[1:],
+        record.replace(b"label/shape", b"label/shaqe"),
+    ):
+        with pytest.raises((ValueError, KeyError, IndexError)):
+            parse_record(wrong)
 
 
 def test_summary_counts_what_is_stored(data):

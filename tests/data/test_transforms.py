@@ -48,7 +48,7 @@ def test_random_crop_reaches_every_corner_and_keeps_image_and_label_together():
 
 
 def test_a_crop_is_a_view_of_the_record():
-    """Nothing is copied before `to_element` makes floats of the crop's own pixels."""
+    """Nothing is copied before `to_batch` copies the crop's own pixels to their place."""
     image, label = np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8)
     cropped = transforms.random_crop(image, label, crop_px=4, rng=np.random.default_rng(0))
     assert np.shares_memory(cropped[0], image)
@@ -64,14 +64,19 @@ def test_center_crop_is_placed_as_torchvision_places_it():
 
 def test_padding_is_void_and_edge():
     label = np.array([[1, 2], [3, 4]], np.uint8)
-    image, padded = transforms.pad_to(np.stack([label] * 3, -1), label, height=3, width=4)
-    assert padded.tolist() == [[1, 2, 255, 255], [3, 4, 255, 255], [255] * 4]
-    assert image[..., 0].tolist() == [[1, 2, 2, 2], [3, 4, 4, 4], [3, 4, 4, 4]]
+    batch = transforms.to_batch([(np.stack([label] * 3, -1), label)], height=3, width=4)
+    assert batch["label"].tolist() == [[[1, 2, 255, 255], [3, 4, 255, 255], [255] * 4]]
+    assert batch["image"][0, ..., 0].tolist() == [[1, 2, 2, 2], [3, 4, 4, 4], [3, 4, 4, 4]]
+    assert batch["valid"].tolist() == [[[True, True, False, False]] * 2 + [[False] * 4]]
 
 
-def test_element_is_the_contract():
-    element = transforms.to_element(np.array([[[0, 51, 255]]], np.uint8), np.array([[255]], np.uint8))
-    assert element["image"].dtype == np.float32
-    assert element["image"].tolist() == [[[0.0, np.float32(0.2), 1.0]]]
-    assert element["label"].dtype == np.int32
-    assert element["valid"].tolist() == [[False]]
+def test_batch_is_the_contract():
+    """Bytes, and void as valid=False; the images stand side by side, in order."""
+    pairs = [
+        (np.full((1, 1, 3), value, np.uint8), np.full((1, 1), label, np.uint8)) for value, label in ((51, 7), (2, 255))
+    ]
+    batch = transforms.to_batch(pairs, height=1, width=1)
+    assert {key: x.dtype.name for key, x in batch.items()} == {"image": "uint8", "label": "uint8", "valid": "bool"}
+    assert batch["image"].tolist() == [[[[51] * 3]], [[[2] * 3]]]
+    assert batch["label"].tolist() == [[[7]], [[255]]]
+    assert batch["valid"].tolist() == [[[True]], [[False]]]

@@ -22,7 +22,7 @@ from jaxseg.labels import LABELS
 from jaxseg.ops import resize_bilinear
 from jaxseg.training import parallel
 from jaxseg.training.peers import restore_peers
-from jaxseg.training.step import predict
+from jaxseg.training.step import predict, to_float
 from tests.runs import save_untrained
 
 RNG = np.random.default_rng(7)
@@ -38,12 +38,12 @@ def picture(h, w):
 
 
 def of_pixels(function, *, multiple_px=1, activation="softmax", resize="none"):
-    """A network whose logits at a pixel are a function of image [b, h, w, 3] in [0, 1]."""
+    """A network whose logits at a pixel are a function of image [b, h, w, 3] in [0, 1], to which bytes are made there."""
     config = default()
     config.data.update({"resize": resize, "size_px": 32})
     of_all = functools.partial(jax.pmap, axis_name=parallel.AXIS, in_axes=(None, 0))
-    forward = of_all(lambda _, image: function(image))
-    labels = of_all(lambda _, image: function(image).argmax(-1).astype(np.uint8))
+    forward = of_all(lambda _, image: function(to_float(image)))
+    labels = of_all(lambda _, image: function(to_float(image)).argmax(-1).astype(np.uint8))
     peer = parallel.replicate({"nothing": np.zeros(1, np.float32)})
     return Predictor("made-up", 0, peer, forward, labels, LABELS["camvid"], config.data, multiple_px, activation)
 
@@ -252,6 +252,32 @@ def test_memory_of_a_prediction_is_that_of_stripes_whatever_the_batch(monkeypatc
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 25 * 2**20, f"{peak / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize("view", [{"probabilities": True}, {"window_px": 320, "overlap": 0.0}, {"flip": True}])
+def test_of_a_batch_only_bytes_are_held_on_the_host(monkeypatch, view):
+    """A picture of 480×640 has 0.9 MiB, its logits 13: a batch of eight may take more by its pictures alone."""
+    monkeypatch.setattr(stripes, "STRIPE_VALUES", 1 << 18)  # 1 MiB
+    network = of_pixels(tilted)
+    images = [picture(480, 640) for _ in range(16)]
+    view = dict(view)
+    probabilities = view.pop("probabilities", False)
+
+    def peak(batch):
+        options = InferenceOptions(resize="none", batch=batch, **view)
+        found = predictor.predict_stripes(network, images, options=options, probabilities=probabilities)
+        for _ in range(8):  # the first ones compile
+            shares = [scores.mean() for scores in next(found)]
+        tracemalloc.start()
+        shares = [scores.mean() for stripes_of_image in found for scores in stripes_of_image]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak, shares
+
+    (alone, expected), (together, shares) = peak(1), peak(8)
+    assert shares == expected
+    copies = 3 if "flip" in view else 1  # both passes' pictures, in batches
+    assert together - alone < copies * 8 * images[0].nbytes, f"{alone / 2**20:.1f} and {together / 2**20:.1f} MiB"
 
 
 def test_windows_of_a_large_picture_are_forgotten_from_top_to_bottom(monkeypatch):

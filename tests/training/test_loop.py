@@ -46,9 +46,12 @@ def test_a_run_writes_what_the_readme_says(tiny, tmp_path):
     assert not list(run.glob("*.part"))
 
 
-def test_two_and_three_steps_are_five(tiny, tmp_path, trained_run):
-    """Parameters, optimiser, statistics and logged losses, bit for bit; step 4 is in the second epoch."""
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_and_three_steps_are_five(tiny, tmp_path, trained_run, workers):
+    """Parameters, optimiser, statistics and logged losses, bit for bit; step 4 is in the second epoch. The whole run has no
+    workers. Slow with two: they are started six times and import all that a run does."""
     parts = tmp_path / "parts"
+    tiny.data.workers = workers
     tiny.train.max_steps = 2
     train_and_evaluate(tiny, parts)
     first_part = (parts / "train.jsonl").read_text()

@@ -10,7 +10,7 @@ from jaxseg.config import default
 from jaxseg.losses.objective import make_loss
 from jaxseg.models import UNet
 from jaxseg.models.torch_weights import unet_from_torch
-from jaxseg.training import parallel
+from jaxseg.training import parallel, step
 from jaxseg.training.state import create_peer
 from tests.configs import changed
 from tests.steps import LOSSES, assert_close, random_batch, single_device_step
@@ -131,6 +131,44 @@ def test_unreplicated_copy_survives_the_next_step():
     assert_close(kept, before, rtol=0)
 
 
+def as_bytes(batch):
+    """The batch as it travels, and as floats that NumPy made of the same bytes."""
+    image = np.round(255 * batch["image"]).astype(np.uint8)
+    floats = batch | {"image": np.divide(image, np.float32(255), dtype=np.float32)}
+    return batch | {"image": image, "label": batch["label"].astype(np.uint8)}, floats
+
+
+@pytest.mark.parametrize("to_float", [step.to_float, jax.jit(step.to_float)])
+def test_bytes_become_what_numpy_divides(to_float):
+    """All 256 values, bit for bit: `value / 255` under jit is another float for half of them."""
+    image = np.tile(np.arange(256, dtype=np.uint8), 33).reshape(1, 33, 256, 1)
+    expected = np.divide(image, np.float32(255), dtype=np.float32)
+    assert to_float(image).dtype == np.float32
+    assert np.array_equal(to_float(image), expected)
+    assert np.array_equal(to_float(expected), expected)  # a float is taken as it is
+
+
+@pytest.mark.usefixtures("four_devices")
+@pytest.mark.parametrize("accumulate_steps", [1, 2])
+def test_a_step_from_bytes_is_one_from_floats(accumulate_steps):
+    """State and measurements, bit for bit, twice."""
+    train_step = parallel.compile_train_step(losses=LOSSES, seed=0, accumulate_steps=accumulate_steps)
+    ends = []
+    for number in (0, 1):
+        peers = parallel.replicate(fresh_peers())
+        for seed in (0, 1):
+            peers, measured = train_step(peers, parallel.shard(as_bytes(random_batch(seed))[number]))
+        ends.append(parallel.unreplicate((peers["unet"].params, peers["unet"].batch_stats, measured)))
+    assert_close(*ends, rtol=0)
+
+
+def test_an_evaluation_of_bytes_is_one_of_floats():
+    peers = parallel.replicate(fresh_peers())
+    eval_step = parallel.compile_eval_step(num_classes=5)
+    from_bytes, from_floats = (eval_step(peers, parallel.shard(batch)) for batch in as_bytes(random_batch(3)))
+    assert_close(from_bytes, from_floats, rtol=0)
+
+
 def test_eval_step_counts_every_valid_pixel_once():
     peers = parallel.replicate(fresh_peers())
     batch = random_batch(3)
@@ -146,6 +184,12 @@ def test_shards_ahead_are_all_the_batches_in_order():
     batches = [{"image": np.full((4, 2), i)} for i in range(5)]
     seen = [int(np.asarray(b["image"])[0, 0, 0]) for b in parallel.shard_ahead(iter(batches))]
     assert seen == [0, 1, 2, 3, 4]
+
+
+def test_one_image_is_gathered_as_all_are():
+    x = parallel.shard({"x": np.random.default_rng(0).random((12, 3, 5))})["x"]
+    for number, image in enumerate(parallel.gather(x)):
+        assert np.array_equal(parallel.gather_image(x, number), image)
 
 
 def test_shard_keeps_the_order_of_images():

@@ -272,7 +272,7 @@ SECTIONS = {
         "every_steps": Field(0, "Also between evaluations; 0: not.", at_least=0, at_most=MAX_STEPS, unit="steps"),
         "keep_latest": Field(2, "How many of the latest.", at_least=1, at_most=1_000_000, unit="checkpoints"),
         "best": Field("mean_iou", "The best is kept too, by this.", choices={
-            "mean_iou": "of validation, higher", "train_loss": "lower; report, code"}),
+            "mean_iou": "of validation, higher", "train_loss": "lower; study, report, code"}),
     }),
 }
 # fmt: on

@@ -118,9 +118,7 @@ def _normalize_batch_backward(epsilon, dtype, axis_name, residual, cotangents):
 normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)
 
 
-def batch_moments(
-    x: Float[Array, "b h w c"], axis_name: str | None
-) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+def batch_moments(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     """Mean and biased variance over (b, h, w) and devices, from one pass over `x` and one exchange between devices.
 
     var = E[(x - shift)^2] - E[x - shift]^2 cancels where shift and mean are many deviations apart. The shift is the mean of

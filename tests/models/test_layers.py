@@ -81,7 +81,10 @@ def test_batch_norm_far_from_zero(offset):
         np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * var * 168 / 167, rtol=1e-5)
         dx, of_params = vjp((jnp.asarray(g), jax.tree.map(jnp.zeros_like, stats)))
         np.testing.assert_allclose(dx, expected_grads[0], rtol=1e-4, atol=1e-4 + 5e-8 * offset)
-        for name, grad in of_params.items():  # that of the scale is off by what the mean rounds by, times sum(g), here 8
+        for (
+            name,
+            grad,
+        ) in of_params.items():  # that of the scale is off by what the mean rounds by, times sum(g), here 8
             np.testing.assert_allclose(grad, expected_grads[1][name], rtol=1e-4, atol=1e-4 + 2e-6 * offset)
 
 

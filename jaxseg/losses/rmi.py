@@ -218,14 +218,18 @@ def bound_of_constant(dtype: jnp.dtype) -> Float[Array, ""]:
     return jnp.log(jnp.sqrt(jnp.asarray(ALPHA, dtype)) + PIVOT_OFFSET)
 
 
-def combine_rows(weights: Float[Array, "e r"], rows: list[Float[Array, "h w"]]) -> Float[Array, "e h w"]:
-    """weights · rows, as a matrix product."""
-    return matmul(weights, jnp.stack(rows).reshape(len(rows), -1)).reshape(-1, *rows[0].shape)
+def combine_rows(weights: Float[Array, "e r"], rows: list[Float[Array, "h w"]], means: Float[Array, " r"]) -> Array:
+    """weights · (rows - means), [e h w], as a matrix product."""
+    return matmul(weights, matrix(rows, means)).reshape(-1, *rows[0].shape)
 
 
-def combine_unrolled(weights: Float[Array, "e r"], rows: list[Float[Array, "h w"]]) -> Float[Array, "e h w"]:
+def combine_unrolled(weights: Float[Array, "e r"], rows: list[Float[Array, "h w"]], means: Float[Array, " r"]) -> Array:
     """The same as a sum written out, which XLA computes from the maps, without a matrix of regions in memory."""
-    return sum(weights[:, j, None, None] * row[None] for j, row in enumerate(rows))
+    return sum(weights[:, j, None, None] * (row - means[j])[None] for j, row in enumerate(rows))
+
+
+def matrix(rows: list[Float[Array, "h w"]], means: Float[Array, " r"]) -> Float[Array, "r n"]:
+    return jnp.stack(rows).reshape(len(rows), -1) - means[:, None]
 
 
 def rmi_of_map(
@@ -238,17 +242,20 @@ def rmi_of_map(
     """
     d = radius**2
     prob_rows, to_pixels = jax.vjp(functools.partial(regions, radius=radius), prob)
-    rows = [row - row.mean() for row in (*prob_rows, *regions(truth, radius))]  # 2d of [h w]
-    diagonal, inverse = whiten(rows, combine)
+    rows = [*prob_rows, *regions(truth, radius)]  # 2d of [h w]
+    means = jnp.stack([row.mean() for row in rows])
+    diagonal, inverse = whiten(rows, means, combine)
     pivots, lower = diagonal[d:], inverse[d:]
     value = jnp.log(pivots + PIVOT_OFFSET).mean()
     # The offset weighs rows by L22_ii / (L22_ii + offset).
     to_regions = matmul(lower[:, :d].T, (pivots / (pivots + PIVOT_OFFSET))[:, None] * lower) / d  # [d 2d]
-    return value, to_pixels(list(combine(to_regions, rows)))[0]
+    return value, to_pixels(list(combine(to_regions, rows, means)))[0]
 
 
-def whiten(rows: list[Float[Array, "h w"]], combine: Callable) -> tuple[Float[Array, " r"], Float[Array, "r r"]]:
-    """Diagonal and inverse of the Cholesky factor L of Z Zᵀ, Z = [rows √αI], by shifted Cholesky QR.
+def whiten(
+    rows: list[Float[Array, "h w"]], means: Float[Array, " r"], combine: Callable
+) -> tuple[Float[Array, " r"], Float[Array, "r r"]]:
+    """Diagonal and inverse of the Cholesky factor L of Z Zᵀ, Z = [rows - means, √αI], by shifted Cholesky QR.
 
     Computed Gram matrices of nearly collinear rows (a straight edge of the truth, a smooth prediction) are not positive
     definite: in float32 their error exceeds α. So first the Gram matrix with RIDGE·r·ε of its diagonal added is
@@ -257,15 +264,14 @@ def whiten(rows: list[Float[Array, "h w"]], combine: Callable) -> tuple[Float[Ar
     al., SIAM J. Sci. Comput. 42(1), 2020.
     """
     eye = jnp.eye(len(rows), dtype=rows[0].dtype)
-    diagonal, first = cholesky_inverse(gram(jnp.stack(rows)) + ALPHA * eye, ridge=RIDGE)
-    whitened = gram(combine(first, rows)) + ALPHA * matmul(first, first.T)
+    diagonal, first = cholesky_inverse(gram(matrix(rows, means)) + ALPHA * eye, ridge=RIDGE)
+    whitened = gram(combine(first, rows, means).reshape(len(rows), -1)) + ALPHA * matmul(first, first.T)
     second_diagonal, second = cholesky_inverse(whitened, ridge=0)
     return diagonal * second_diagonal, matmul(second, first)
 
 
-def gram(x: Float[Array, "r h w"]) -> Float[Array, "r r"]:
-    """x xᵀ over the regions, in segments."""
-    x = x.reshape(len(x), -1)
+def gram(x: Float[Array, "r n"]) -> Float[Array, "r r"]:
+    """x xᵀ, in segments of n."""
     segments = [x[:, i : i + SEGMENT] for i in range(0, x.shape[1], SEGMENT)]
     return sum(matmul(segment, segment.T) for segment in segments)
 

@@ -8,7 +8,8 @@ import pytest
 
 from jaxseg.losses import mutual_kl, pixel_and_rmi_loss
 from jaxseg.losses.objective import make_loss
-from jaxseg.models.factory import fresh_variables, make_model
+from jaxseg.models.factory import make_model
+from jaxseg.models.torch_tensors import shapes_of
 from jaxseg.training import parallel
 from jaxseg.training.state import create_peer
 from tests.configs import changed
@@ -18,14 +19,13 @@ CLASSES = 5
 ON_RESNET14 = {"backbone": "resnet14", "stem_features": 4}
 MODELS = {
     "unet": {"features": 4},
-    "deeplabv3": ON_RESNET14,
     "deeplabv3plus": ON_RESNET14,
     "fcn": ON_RESNET14 | {"auxiliary": True},
     "fpn": ON_RESNET14,
     "pspnet": ON_RESNET14,
     "resnet_unet": ON_RESNET14,
 }
-PAIRS = [("unet", "fpn"), ("pspnet", "deeplabv3plus"), ("resnet_unet", "fcn"), ("deeplabv3", "pspnet")]
+PAIRS = [("unet", "fpn"), ("pspnet", "deeplabv3plus"), ("resnet_unet", "fcn")]
 
 
 def network(name: str, *, axis_name: str | None):
@@ -36,42 +36,62 @@ def network(name: str, *, axis_name: str | None):
     return made.clone(dropout=0.0) if hasattr(made, "dropout") else made
 
 
-def gradients_by_hand(name: str, variables: dict, batch: dict, other_logits) -> tuple[float, dict]:
-    """½ BCE + ½ RMI + ½ BCE of an auxiliary head + KL(other || own), and its gradient, of a network by itself."""
+def draw_variables(name: str, seed: int) -> dict:
+    """Kernels of He's deviation, scales and variances 1, all else 0; `init` would have to be compiled."""
+    rng = np.random.default_rng(seed)
 
-    def loss(params):
-        inputs = {"params": params, "batch_stats": variables["batch_stats"]}
-        mutable = ["batch_stats", "auxiliary"]
-        logits, updated = network(name, axis_name=None).apply(inputs, batch["image"], train=True, mutable=mutable)
+    def draw(path, leaf):
+        kind = path[-1].key
+        if kind in ("scale", "var"):
+            return jnp.ones(leaf.shape)
+        if kind in ("bias", "mean"):
+            return jnp.zeros(leaf.shape)
+        return jnp.asarray(rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape), jnp.float32)
+
+    return jax.tree.map_with_path(draw, shapes_of(network(name, axis_name=None)))
+
+
+def losses_by_hand(pair: tuple[str, str], variables: dict, batch: dict) -> dict:
+    """Of each network by itself ½ BCE + ½ RMI + ½ BCE of an auxiliary head + KL(other || own): (value, gradient)."""
+
+    def forward(name, params):
+        inputs = {"params": params, "batch_stats": variables[name]["batch_stats"]}
+        model, mutable = network(name, axis_name=None), ["batch_stats", "auxiliary"]
+        logits, updated = model.apply(inputs, batch["image"], train=True, mutable=mutable)
+        return logits, jax.tree.leaves(updated.get("auxiliary", {}))
+
+    def loss(params, name, other_logits):
+        logits, heads = forward(name, params)
         total = pixel_and_rmi_loss(logits, batch["label"])[0]
-        for head in jax.tree.leaves(updated.get("auxiliary", {})):
+        for head in heads:
             total += 0.5 * pixel_and_rmi_loss(head, batch["label"])[1]["pixel"]
         return total + mutual_kl(logits, other_logits, batch["label"], pixels="valid")
 
-    return jax.jit(jax.value_and_grad(loss))(variables["params"])
+    @jax.jit
+    def of_both(params):
+        logits = {name: forward(name, params[name])[0] for name in pair}
+        return {name: jax.value_and_grad(loss)(params[name], name, logits[other]) for name, other in (pair, pair[::-1])}
+
+    return of_both({name: variables[name]["params"] for name in pair})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_each_of_a_pair_has_the_gradient_of_its_own_loss(pair):
-    """Slow: compiles two networks together, and each alone.
+    """Slow: compiles two networks together, and again by hand.
 
     The optimizer only keeps the gradient that it is given.
     """
     config = changed(loss__name="pixel_and_rmi", loss__pixel="sigmoid")
-    variables = {name: fresh_variables(network(name, axis_name=None), seed=i) for i, name in enumerate(pair)}
-    peers, logits, batch = {}, {}, random_batch(0, size=4, classes=CLASSES)
-    for name in pair:
-        peers[name] = create_peer(network(name, axis_name=parallel.AXIS), optax.trace(0.9), variables[name])
-        apply = jax.jit(lambda v, name=name: network(name, axis_name=None).apply(v, batch["image"], True, mutable=True))
-        logits[name] = apply(variables[name])[0]
+    batch = random_batch(0, size=4, classes=CLASSES)
+    variables = {name: draw_variables(name, seed) for seed, name in enumerate(pair)}
+    peers = {
+        name: create_peer(network(name, axis_name=parallel.AXIS), optax.trace(0.9), variables[name]) for name in pair
+    }
     losses = {name: make_loss(config.loss, config.mutual) for name in pair}
     updated, measured = single_device_step(losses=losses)(peers, batch)
-    for name, other in (pair, pair[::-1]):
-        value, expected = gradients_by_hand(name, variables[name], batch, logits[other])
+    for name, (value, expected) in losses_by_hand(pair, variables, batch).items():
         np.testing.assert_allclose(measured[f"{name}/loss"], value, rtol=1e-5)
-        found = updated[name].opt_state.trace
-        distance = optax.tree.norm(jax.tree.map(jnp.subtract, found, expected))
-        assert distance < 1e-3 * optax.tree.norm(expected), name
         assert measured[f"{name}/kl"] > 1e-3
-        print(name, float(distance / optax.tree.norm(expected)), float(measured[f"{name}/kl"]))
+        distance = optax.tree.norm(jax.tree.map(jnp.subtract, updated[name].opt_state.trace, expected))
+        assert distance < 1e-3 * optax.tree.norm(expected), name

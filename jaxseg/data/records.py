@@ -76,8 +76,8 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
 
 
 class UncompressedWriter:
-    """In place of tensorflow-datasets' writer. Unpacking what that compresses takes a core 0.4 ms for a crop of CamVid at
-    234×234, four times as long as reading the bytes; it would save 45 % of the disk."""
+    """In place of tensorflow-datasets' writer, which compresses. Measured once, over CamVid's 367 training records at 234×234:
+    reading one took 0.40 ms of CPU time compressed and 0.10 ms as it is; 123 kB of disk and 220."""
 
     def write(self, path: os.PathLike, examples: Iterable[tuple[object, bytes]]) -> None:
         writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")

@@ -265,10 +265,10 @@ WHERE_IT_BREAKS = """## Where it breaks
   largest part after the computation. It is the price of statistics that do not depend on the number of devices.
 - **The study's batch of 8** occupies 8 devices with an image each and no more: `config.train.batch_size` must be a multiple of
   all devices. 64 chips need 64 images, which is another experiment: rate and schedule are to be chosen anew.
-- **Input.** A host must deliver the images of the last columns; one core's measured rate says how many cores. Records are
-  not compressed: reading takes as many bytes as a 234×234 image has pixels, times 4, from memory once they were read. The
-  rate is of records on a local disk: on a shared one, copy `config.data.dir` to each host. One process hands Python's lock
-  from thread to thread, so that beyond some two cores it wants worker processes (`config.data.workers`).
+- **Input.** A host must deliver the images of the last columns; cores are its rate over that of one core in CPU time, so a
+  bound from below: how one process's threads share more than two cores was not measured (`config.data.workers` are
+  processes). Records are not compressed: an image of 234×234 is read as 219 kB. The rate is of records that were in
+  memory: on a shared disk, copy `config.data.dir` to each host.
 - **Scoring** pads the last batch to `config.eval.batch_size`: with 64 devices, 500 images in batches of 64 waste 2 %.
 - **Checkpoints** are written by the first host alone, from one copy: 12 bytes a parameter. Every host reads all of it at a start.
 - **Memory does not divide**: parameters and optimiser states are whole on every device.

@@ -211,15 +211,15 @@ def test_rendered_scenes_are_read_where_nobody_may_write(tmp_path, monkeypatch):
     assert prepare(data).fingerprint == before.fingerprint
 
 
-@pytest.mark.parametrize(("free", "fits"), [(5 * 36 * 36, True), (5 * 36 * 36 - 1, False)])
+@pytest.mark.parametrize(("free", "fits"), [(4 * 5 * 36 * 36, True), (4 * 5 * 36 * 36 - 1, False)])
 def test_records_that_cannot_fit_on_the_disk_are_refused_before_they_are_written(data, monkeypatch, free, fits):
-    """Five images of 36·36 pixels, of at least one byte each."""
+    """Five images of 36·36 pixels, of three bytes and one of the label."""
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free, 0, free))
     if fits:
         assert prepare(data).images("train") == 3
         return
-    with pytest.raises(ResourceError, match=r"5 images of 36×36 pixels.*6.3 KiB .*config.data.size_px=36 smaller"):
+    with pytest.raises(ResourceError, match=r"5 images of 36×36 pixels.*25.3 KiB .*config.data.size_px=36 smaller"):
         prepare(data)
 
 

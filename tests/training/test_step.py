@@ -143,9 +143,9 @@ def test_bytes_become_what_numpy_divides(to_float):
     """All 256 values, bit for bit: `value / 255` under jit is another float for half of them."""
     image = np.tile(np.arange(256, dtype=np.uint8), 33).reshape(1, 33, 256, 1)
     expected = np.divide(image, np.float32(255), dtype=np.float32)
-    assert to_float(image).dtype == np.float32
-    assert np.array_equal(to_float(image), expected)
-    assert np.array_equal(to_float(expected), expected)  # a float is taken as it is
+    assert to_float(jnp.asarray(image)).dtype == np.float32
+    assert np.array_equal(to_float(jnp.asarray(image)), expected)
+    assert np.array_equal(to_float(jnp.asarray(expected)), expected)  # a float is taken as it is
 
 
 @pytest.mark.usefixtures("four_devices")

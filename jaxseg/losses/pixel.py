@@ -45,7 +45,7 @@ def cross_entropy(
 
 def logit_of(label: Integer[ArrayLike, "b h w"], logits: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h w"]:
     """logits[..., label]."""
-    is_class = label[..., None] == jnp.arange(logits.shape[-1])[None, None, None]
+    is_class = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
     return jnp.where(is_class, logits, 0).sum(-1)
 
 

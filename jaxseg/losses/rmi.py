@@ -22,6 +22,7 @@ Dimensions: b h w c as everywhere, d region size, n number of regions.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,8 @@ ALPHA = 5e-4  # α of the authors' code, `_POS_ALPHA`
 PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
 MAX_RADIUS = FIELDS["loss.radius"].at_most
 RIDGE = 8  # × 2d × machine epsilon: covers the rounding of an inner product eightfold. Values: tests/losses/test_rmi.py
-SEGMENT = 2**14  # columns of one inner product; its rounding grows with its length
+SEGMENT = 256  # columns of one inner product; its rounding grows with its length
+CPU_SEGMENT = 2**13  # likewise on a CPU, whose library sums in blocks and is slow for small products
 REGION_ELEMENTS = 2**26  # d × n of all maps at once on an accelerator, as many as fit: 256 MiB each of P and Y
 CACHE_ELEMENTS = 2**19  # likewise on a CPU, 2 MiB each: ten maps of 75², one of 224². Measured: scripts/SPEED.md
 UNROLLED_ROWS = 18  # radius 3, the default; longer sums take long to compile. Bytes that it saves: scripts/SPEED.md
@@ -177,8 +179,8 @@ def rmi_and_gradient(
 
 def all_maps(maps: tuple[Array, Array, Array], *, radius: int, at_once: int) -> tuple[Array, Array]:
     """`rmi_or_constant` of (truth, prob, constant) stacked, `at_once` of them together: no loop where that is all."""
-    combine = combine_unrolled if 2 * radius**2 <= UNROLLED_ROWS else combine_rows
-    of_map = functools.partial(rmi_or_constant, radius=radius, combine=combine)
+    unroll = 2 * radius**2 <= UNROLLED_ROWS
+    of_map = functools.partial(rmi_or_constant, radius=radius, segment=SEGMENT, unroll=unroll)
     if at_once >= len(maps[0]):
         return jax.vmap(of_map)(*maps)
     return lax.map(lambda m: of_map(*m), maps, batch_size=at_once)
@@ -189,7 +191,7 @@ def varying_maps_in_groups(maps: tuple[Array, Array, Array], *, radius: int, at_
     truth, prob, constant = maps
     order = jnp.argsort(constant)  # stable: the varying ones first
     groups = ((~constant).sum() + at_once - 1) // at_once
-    of_group = jax.vmap(functools.partial(rmi_or_constant, radius=radius, combine=combine_rows))
+    of_group = jax.vmap(functools.partial(rmi_or_constant, radius=radius, segment=CPU_SEGMENT, unroll=False))
 
     def step(i, results):
         group = lax.dynamic_slice_in_dim(order, i * at_once, at_once)
@@ -201,15 +203,10 @@ def varying_maps_in_groups(maps: tuple[Array, Array, Array], *, radius: int, at_
 
 
 def rmi_or_constant(
-    truth: Float[Array, "hp wp"],
-    prob: Float[Array, "hp wp"],
-    constant: Bool[Array, ""],
-    *,
-    radius: int,
-    combine: Callable,
+    truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], constant: Bool[Array, ""], **options: Any
 ) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
     """`rmi_of_map`, or where truth is constant what that comes to but for rounding."""
-    value, gradient = rmi_of_map(truth, prob, radius, combine)
+    value, gradient = rmi_of_map(truth, prob, **options)
     return jnp.where(constant, bound_of_constant(prob.dtype), value), jnp.where(constant, 0, gradient)
 
 
@@ -218,22 +215,8 @@ def bound_of_constant(dtype: jnp.dtype) -> Float[Array, ""]:
     return jnp.log(jnp.sqrt(jnp.asarray(ALPHA, dtype)) + PIVOT_OFFSET)
 
 
-def combine_rows(weights: Float[Array, "e r"], rows: list[Float[Array, "h w"]], means: Float[Array, " r"]) -> Array:
-    """weights · (rows - means), [e h w], as a matrix product."""
-    return matmul(weights, matrix(rows, means)).reshape(-1, *rows[0].shape)
-
-
-def combine_unrolled(weights: Float[Array, "e r"], rows: list[Float[Array, "h w"]], means: Float[Array, " r"]) -> Array:
-    """The same as a sum written out, which XLA computes from the maps, without a matrix of regions in memory."""
-    return sum(weights[:, j, None, None] * (row - means[j])[None] for j, row in enumerate(rows))
-
-
-def matrix(rows: list[Float[Array, "h w"]], means: Float[Array, " r"]) -> Float[Array, "r n"]:
-    return jnp.stack(rows).reshape(len(rows), -1) - means[:, None]
-
-
 def rmi_of_map(
-    truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], radius: int, combine: Callable = combine_rows
+    truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], *, radius: int, segment: int, unroll: bool
 ) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
     """v = ½ log det(M + αI) / d of one map, and ∂v/∂prob.
 
@@ -244,18 +227,34 @@ def rmi_of_map(
     prob_rows, to_pixels = jax.vjp(functools.partial(regions, radius=radius), prob)
     rows = [*prob_rows, *regions(truth, radius)]  # 2d of [h w]
     means = jnp.stack([row.mean() for row in rows])
-    diagonal, inverse = whiten(rows, means, combine)
+    z = segments(jnp.stack(rows).reshape(2 * d, -1) - means[:, None], segment)  # [s 2d k]
+    if unroll:
+        pieces = [segments((row - mean).reshape(1, -1), segment) for row, mean in zip(rows, means, strict=True)]
+        combine = functools.partial(combine_unrolled, pieces=pieces)
+    else:
+        combine = functools.partial(combine_rows, z=z)
+    diagonal, inverse = whiten(z, combine)
     pivots, lower = diagonal[d:], inverse[d:]
     value = jnp.log(pivots + PIVOT_OFFSET).mean()
     # The offset weighs rows by L22_ii / (L22_ii + offset).
     to_regions = matmul(lower[:, :d].T, (pivots / (pivots + PIVOT_OFFSET))[:, None] * lower) / d  # [d 2d]
-    return value, to_pixels(list(combine(to_regions, rows, means)))[0]
+    gradient = combine(to_regions)  # [s d k]
+    h, w = prob_rows[0].shape
+    return value, to_pixels([gradient[:, i].ravel()[: h * w].reshape(h, w) for i in range(d)])[0]
 
 
-def whiten(
-    rows: list[Float[Array, "h w"]], means: Float[Array, " r"], combine: Callable
-) -> tuple[Float[Array, " r"], Float[Array, "r r"]]:
-    """Diagonal and inverse of the Cholesky factor L of Z Zᵀ, Z = [rows - means, √αI], by shifted Cholesky QR.
+def combine_rows(weights: Float[Array, "e r"], z: Float[Array, "s r k"]) -> Float[Array, "s e k"]:
+    """weights · z, as a matrix product of every segment."""
+    return matmul(jnp.broadcast_to(weights, (len(z), *weights.shape)), z)
+
+
+def combine_unrolled(weights: Float[Array, "e r"], pieces: list[Float[Array, "s 1 k"]]) -> Float[Array, "s e k"]:
+    """The same of the rows of z as a sum written out, which XLA computes from the maps without reading z."""
+    return sum(weights[None, :, j, None] * row for j, row in enumerate(pieces))
+
+
+def whiten(z: Float[Array, "s r k"], combine: Callable) -> tuple[Float[Array, " r"], Float[Array, "r r"]]:
+    """Diagonal and inverse of the Cholesky factor L of Z Zᵀ, Z = [z √αI], by shifted Cholesky QR.
 
     Computed Gram matrices of nearly collinear rows (a straight edge of the truth, a smooth prediction) are not positive
     definite: in float32 their error exceeds α. So first the Gram matrix with RIDGE·r·ε of its diagonal added is
@@ -263,17 +262,26 @@ def whiten(
     well conditioned and factored exactly: eigenvalues are at least α / (α + RIDGE·r·ε·max diagonal). Source: Fukaya et
     al., SIAM J. Sci. Comput. 42(1), 2020.
     """
-    eye = jnp.eye(len(rows), dtype=rows[0].dtype)
-    diagonal, first = cholesky_inverse(gram(matrix(rows, means)) + ALPHA * eye, ridge=RIDGE)
-    whitened = gram(combine(first, rows, means).reshape(len(rows), -1)) + ALPHA * matmul(first, first.T)
+    eye = jnp.eye(z.shape[1], dtype=z.dtype)
+    diagonal, first = cholesky_inverse(gram(z) + ALPHA * eye, ridge=RIDGE)
+    whitened = gram(combine(first)) + ALPHA * matmul(first, first.T)
     second_diagonal, second = cholesky_inverse(whitened, ridge=0)
     return diagonal * second_diagonal, matmul(second, first)
 
 
-def gram(x: Float[Array, "r n"]) -> Float[Array, "r r"]:
-    """x xᵀ, in segments of n."""
-    segments = [x[:, i : i + SEGMENT] for i in range(0, x.shape[1], SEGMENT)]
-    return sum(matmul(segment, segment.T) for segment in segments)
+def gram(x: Float[Array, "s r k"]) -> Float[Array, "r r"]:
+    """Inner products of rows, segment by segment."""
+    return matmul(x, x.mT).sum(0)
+
+
+def segments(x: Float[Array, "r n"], longest: int) -> Float[Array, "s r k"]:
+    """x cut along n into as few parts of equal length as there must be; the rest of the last one is 0."""
+    r, n = x.shape
+    parts = -(-n // longest)
+    if parts == 1:
+        return x[None]
+    length = -(-n // (8 * parts)) * 8  # aligned for vector instructions
+    return jnp.moveaxis(jnp.pad(x, ((0, 0), (0, parts * length - n))).reshape(r, parts, length), 1, 0)
 
 
 def cholesky_inverse(matrix: Float[Array, "d d"], *, ridge: int) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:

@@ -17,14 +17,16 @@ from jaxseg.config_checks import validate
 from jaxseg.data.synthetic import render_scene
 from jaxseg.errors import InputError
 from jaxseg.labels import CITYSCAPES
-from jaxseg.losses import pixel_and_rmi_loss
+from jaxseg.losses import pixel_and_rmi_loss, rmi
 from jaxseg.losses.objective import make_loss
 from jaxseg.losses.rmi import (
     ALPHA,
+    CPU_SEGMENT,
     MAX_RADIUS,
     PIVOT_OFFSET,
+    RIDGE,
+    SEGMENT,
     all_maps,
-    combine_rows,
     regions,
     rmi_loss,
     rmi_lower_bound,
@@ -213,6 +215,24 @@ def test_smooth_predictions_of_straight_edges(hw, radius):
     assert relative_norm(gradient, exact) < 1e-3
 
 
+@pytest.mark.parametrize("radius", [3, 5])
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("segment", [SEGMENT, CPU_SEGMENT])
+def test_half_the_ridge_would_do(monkeypatch, radius, unroll, segment):
+    """Of every way to sum: at half of RIDGE too, no factor of these nearly singular matrices is NaN."""
+    logits, label = smooth_case((120, 150))
+    truth, prob = (x[0] for x in pooled_maps(logits, label, label < 3, pool="none", pool_size=1))
+    exact = [
+        rmi_oracle.stable_bound_of_maps(np.float64(y), np.float64(p), radius) for y, p in zip(truth, prob, strict=True)
+    ]
+    for ridge in (RIDGE, RIDGE / 2):
+        monkeypatch.setattr(rmi, "RIDGE", ridge)
+        of_map = functools.partial(rmi_of_map, radius=radius, segment=segment, unroll=unroll)
+        value, gradient = jax.jit(jax.vmap(of_map))(truth, prob)
+        np.testing.assert_allclose(value, exact, atol=3e-6)
+        assert jnp.isfinite(gradient).all()
+
+
 def test_constant_predictions_and_straight_edges_at_full_size():
     """Half of a 512×1024 image is class 0. P = 0; rows of Y fall into 3 groups that differ in a column of 510 pixels.
 
@@ -244,7 +264,9 @@ def test_maps_without_structure(fill, radius):
     np.testing.assert_allclose(value, 4 * ABSENT, rtol=1e-6)
     assert (gradient == 0).all()
     truth = jnp.full((12, 13), float(fill == 0))
-    value, gradient = jax.jit(functools.partial(rmi_of_map, radius=radius))(truth, jax.nn.sigmoid(logits[0, ..., 1]))
+    value, gradient = jax.jit(functools.partial(rmi_of_map, radius=radius, segment=CPU_SEGMENT, unroll=False))(
+        truth, jax.nn.sigmoid(logits[0, ..., 1])
+    )
     np.testing.assert_allclose(value, ABSENT, rtol=1e-6)
     assert jnp.abs(gradient).max() < 1e-12
 
@@ -385,7 +407,9 @@ def test_groups_of_maps_give_what_one_at_a_time_gives(kind, varying):
     """On a CPU, in groups with a rest, 1 to 12 maps each; and elsewhere, with a sum written out, all maps or chunks."""
     maps = stacked_maps(labels_of(kind))
     assert (~maps[2]).sum() == varying
-    one = jax.jit(lambda maps: lax.map(lambda m: rmi_or_constant(*m, radius=3, combine=combine_rows), maps))(maps)
+    one = jax.jit(
+        lambda maps: lax.map(lambda m: rmi_or_constant(*m, radius=3, segment=CPU_SEGMENT, unroll=False), maps)
+    )(maps)
     constant = np.asarray(maps[2])
     for function in (varying_maps_in_groups, all_maps):
         for at_once in (1, 5, 12):

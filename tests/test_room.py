@@ -40,8 +40,8 @@ def test_sizes_as_a_person_reads_them(count, said):
 
 
 def test_batches_that_do_not_fit_into_memory_are_refused_to_the_byte(prepared, tiny, monkeypatch):
-    """Of training, 4 · 32 · 32 pixels of 17 bytes, by each of 2 threads; of scoring, 4 · 48 · 48."""
-    train, scoring = (2 * 4 * side * side * 17 for side in (32, 48))
+    """Of training, 4 · 32 · 32 pixels of 5 bytes, by each of 2 threads; of scoring, 4 · 48 · 48."""
+    train, scoring = (2 * 4 * side * side * 5 for side in (32, 48))
     monkeypatch.setattr(room, "available_memory", lambda: scoring)
     pipeline.check_fits(prepared, tiny, multiple_px=16)
     monkeypatch.setattr(room, "available_memory", lambda: scoring - 1)
@@ -56,17 +56,17 @@ def test_batches_that_do_not_fit_into_memory_are_refused_to_the_byte(prepared, t
 
 @pytest.mark.parametrize(("workers", "fits"), [(0, True), (3, True), (4, False)])
 def test_workers_need_shared_memory(prepared, tiny, monkeypatch, workers, fits):
-    """Docker's 64 MiB take three batches of each of 3 workers, of 64 images of 80·80 pixels, but not of 4."""
+    """Docker's 64 MiB take three batches of each of 3 workers, of 192 images of 80·80 pixels, but not of 4."""
     tiny.data.update({"workers": workers, "crop_px": 80, "threads": 1})
-    tiny.train.batch_size = 64
+    tiny.train.batch_size = 192
     tiny.eval.update({"batch_size": 1})
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64 * MIB, 0, 64 * MIB))
-    assert (workers * 3 * 64 * 80 * 80 * 17 <= 64 * MIB) == fits
+    assert (workers * 3 * 192 * 80 * 80 * 5 <= 64 * MIB) == fits
     if fits:
         pipeline.check_fits(prepared, tiny, multiple_px=16)
         return
     with pytest.raises(
-        ResourceError, match=r"79.7 MiB of /dev/shm, 64.0 MiB are free. .*config.data.workers=4"
+        ResourceError, match=r"70.3 MiB of /dev/shm, 64.0 MiB are free. .*config.data.workers=4"
     ) as caught:
         pipeline.check_fits(prepared, tiny, multiple_px=16)
     assert caught.value.status == 4

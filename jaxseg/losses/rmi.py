@@ -6,28 +6,23 @@ d × n matrices whose columns are the n regions of radius × radius pixels (d = 
 over n. The bound of the paper is -½ log det M (equation 14) with the conditional covariance M = Σyy - Σyp (Σpp + αI)⁻¹
 Σypᵀ (equation 13); the loss is ½ log det(M + αI) / d.
 
-In float32 that difference loses all digits once predictions are confident, and its Cholesky factor is NaN. Here M is
-never computed. M + αI is the Schur complement of Σpp + αI in the Gram matrix of
+In float32 that difference loses all digits once predictions are confident, and its Cholesky factor is NaN. Here the same
+M is a sum of squares, the residual of regressing Y on P with a ridge:
 
-    Z = [P  √αI  0 ]        so in   Z Zᵀ = L Lᵀ,   L = [L11   0 ]        L22 L22ᵀ = M + αI,   W = Σyp (Σpp + αI)⁻¹
-        [Y   0  √αI]                                   [L21  L22]                              = L21 L11⁻¹
+    W = Σyp (Σpp + αI)⁻¹        R = Y - W P        M = R Rᵀ + α W Wᵀ
 
-and the lower d rows of L⁻¹Z are L22⁻¹ (Y - W P), orthogonal to P: a least-squares fit by shifted Cholesky QR, whose
-errors are relative to the residual rather than to Σyy (`whiten`). W minimises the residual's squares with the ridge, so
-differentiation with W held fixed is exact.
+Errors of W do not matter to first order, because W minimises that sum; and differentiation with W held fixed is exact.
 Dimensions: b h w c as everywhere, d region size, n number of regions.
 """
 
 # Unsure: the equation numbers, 17 for the whole loss among them, are from memory; the formulas are the authors' code's.
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, Float, Integer
+from jaxtyping import Array, ArrayLike, Float, Integer
 
 from jaxseg.config import FIELDS
 from jaxseg.losses import arguments
@@ -38,12 +33,9 @@ from jaxseg.ops import valid_pixels
 ALPHA = 5e-4  # α of the authors' code, `_POS_ALPHA`
 PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
 MAX_RADIUS = FIELDS["loss.radius"].at_most
-RIDGE = 8  # × 2d × machine epsilon: covers the rounding of an inner product eightfold. Values: tests/losses/test_rmi.py
-SEGMENT = 256  # columns of one inner product; its rounding grows with its length
-CPU_SEGMENT = 2**13  # likewise on a CPU, whose library sums in blocks and is slow for small products
-REGION_ELEMENTS = 2**26  # d × n of all maps at once on an accelerator, as many as fit: 256 MiB each of P and Y
-CACHE_ELEMENTS = 2**19  # likewise on a CPU, 2 MiB each: ten maps of 75², one of 224². Measured: scripts/SPEED.md
-UNROLLED_ROWS = 18  # radius 3, the default; longer sums take long to compile. Bytes that it saves: scripts/SPEED.md
+RIDGE = 8  # × d × machine epsilon: covers the rounding of an inner product eightfold. Values: tests/losses/test_rmi.py
+SEGMENT = 2**14  # columns of one inner product; its rounding grows with its length
+REGION_ELEMENTS = 2**26  # of one region matrix on an accelerator: 256 MiB, as many maps at once as fit
 
 matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # no TF32, no bfloat16
 loss_of_labels = arguments.loss_of_labels("radius", "pool", "pool_size")
@@ -142,11 +134,11 @@ def check_arguments(logits: ArrayLike, label: ArrayLike, *, radius: int, pool: s
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rmi_of_maps(truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int) -> Float[Array, "b c"]:
     """`rmi_and_gradient` of every map. The gradient with respect to `prob` comes with the value; `truth` has none."""
-    return rmi_and_gradient(truth, prob, radius)[0]
+    return map_over_classes(lambda y, p: rmi_and_gradient(y, p, radius)[0], truth, prob, radius)
 
 
 def _rmi_of_maps_forward(truth, prob, radius):
-    return rmi_and_gradient(truth, prob, radius)
+    return map_over_classes(functools.partial(rmi_and_gradient, radius=radius), truth, prob, radius)
 
 
 def _rmi_of_maps_backward(radius, gradient, g):
@@ -157,131 +149,98 @@ def _rmi_of_maps_backward(radius, gradient, g):
 rmi_of_maps.defvjp(_rmi_of_maps_forward, _rmi_of_maps_backward)
 
 
-def rmi_and_gradient(
-    truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int
-) -> tuple[Float[Array, "b c"], Float[Array, "b c hp wp"]]:
-    """`rmi_of_map` of every image and class, or what it comes to where truth is constant: log √α and no gradient.
+def map_over_classes(function, truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int):
+    """function(truth [h', w'], prob [h', w']) of every image and class, stacked [b, c, …].
 
-    Most classes of most images are constant. On a CPU only the others are computed, in groups whose region matrices stay
-    in the cache; elsewhere as many maps at once as REGION_ELEMENTS allows.
+    On a CPU one map after another, so that its region matrices stay in the cache; elsewhere as many at once as
+    REGION_ELEMENTS allows.
     """
     b, c, h, w = truth.shape
     maps = tuple(x.reshape(b * c, h, w) for x in (truth, prob))
-    constant = (maps[0] == maps[0][:, :1, :1]).all((1, 2))
-    at_once, in_cache = (min(b * c, max(1, n // (radius**2 * h * w))) for n in (REGION_ELEMENTS, CACHE_ELEMENTS))
-    value, gradient = lax.platform_dependent(
-        (*maps, constant),
-        cpu=functools.partial(varying_maps_in_groups, radius=radius, at_once=in_cache),
-        default=functools.partial(all_maps, radius=radius, at_once=at_once),
+    at_once = max(1, min(b * c, REGION_ELEMENTS // (radius**2 * h * w)))
+    out = lax.platform_dependent(
+        maps,
+        cpu=lambda maps: lax.map(lambda m: function(*m), maps),
+        default=lambda maps: lax.map(lambda m: function(*m), maps, batch_size=at_once),
     )
-    return value.reshape(b, c), gradient.reshape(b, c, h, w)
+    return jax.tree.map(lambda x: x.reshape(b, c, *x.shape[1:]), out)
 
 
-def all_maps(maps: tuple[Array, Array, Array], *, radius: int, at_once: int) -> tuple[Array, Array]:
-    """`rmi_or_constant` of (truth, prob, constant) stacked, `at_once` of them together: no loop where that is all."""
-    unroll = 2 * radius**2 <= UNROLLED_ROWS
-    of_map = functools.partial(rmi_or_constant, radius=radius, segment=SEGMENT, unroll=unroll)
-    if at_once >= len(maps[0]):
-        return jax.vmap(of_map)(*maps)
-    return lax.map(lambda m: of_map(*m), maps, batch_size=at_once)
-
-
-def varying_maps_in_groups(maps: tuple[Array, Array, Array], *, radius: int, at_once: int) -> tuple[Array, Array]:
-    """The same, but only of groups of `at_once` maps that vary; the last group may overlap the one before."""
-    truth, prob, constant = maps
-    order = jnp.argsort(constant)  # stable: the varying ones first
-    groups = ((~constant).sum() + at_once - 1) // at_once
-    of_group = jax.vmap(functools.partial(rmi_or_constant, radius=radius, segment=CPU_SEGMENT, unroll=False))
-
-    def step(i, results):
-        group = lax.dynamic_slice_in_dim(order, i * at_once, at_once)
-        new = of_group(truth[group], prob[group], constant[group])
-        return tuple(of_all.at[group].set(x) for of_all, x in zip(results, new, strict=True))
-
-    start = (jnp.full(len(truth), bound_of_constant(prob.dtype)), jnp.zeros_like(prob))
-    return lax.fori_loop(0, groups, step, start)
-
-
-def rmi_or_constant(
-    truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], constant: Bool[Array, ""], **options: Any
+def rmi_and_gradient(
+    truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], radius: int
 ) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
-    """`rmi_of_map`, or where truth is constant what that comes to but for rounding."""
-    value, gradient = rmi_of_map(truth, prob, **options)
-    return jnp.where(constant, bound_of_constant(prob.dtype), value), jnp.where(constant, 0, gradient)
-
-
-def bound_of_constant(dtype: jnp.dtype) -> Float[Array, ""]:
-    """log √α: the residual of a constant truth is 0."""
-    return jnp.log(jnp.sqrt(jnp.asarray(ALPHA, dtype)) + PIVOT_OFFSET)
+    """`rmi_of_map` of one map, or what it comes to where truth is constant (most classes of an image): log √α, 0."""
+    constant = jnp.log(jnp.sqrt(jnp.asarray(ALPHA, prob.dtype)) + PIVOT_OFFSET)
+    return lax.cond(
+        (truth == truth[0, 0]).all(),
+        lambda _, prob: (constant, jnp.zeros_like(prob)),
+        functools.partial(rmi_of_map, radius=radius),
+        truth,
+        prob,
+    )
 
 
 def rmi_of_map(
-    truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], *, radius: int, segment: int, unroll: bool
+    truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], radius: int
 ) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
     """v = ½ log det(M + αI) / d of one map, and ∂v/∂prob.
 
-    v is the mean of log L22_ii. Since W minimises M, ∂v/∂P = -(1/d) Wᵀ (M + αI)⁻¹ (Y - W P) (the envelope theorem); its
-    mean over n is 0, so centring P passes it on unchanged. The lower rows of L⁻¹ are L22⁻¹ [-W  I].
+    With LLᵀ = M + αI, v is the mean of log L_ii. Since W minimises M, ∂v/∂P = -(1/d) Wᵀ (M + αI)⁻¹ R (the envelope
+    theorem); its mean over n is 0, as R's is, so centring P passes it on unchanged.
     """
     d = radius**2
-    prob_rows, to_pixels = jax.vjp(functools.partial(regions, radius=radius), prob)
-    rows = [*prob_rows, *regions(truth, radius)]  # 2d of [h w]
-    means = jnp.stack([row.mean() for row in rows])
-    z = segments(jnp.stack(rows).reshape(2 * d, -1) - means[:, None], segment)  # [s 2d k]
-    if unroll:
-        pieces = [segments((row - mean).reshape(1, -1), segment) for row, mean in zip(rows, means, strict=True)]
-        combine = functools.partial(combine_unrolled, pieces=pieces)
-    else:
-        combine = functools.partial(combine_rows, z=z)
-    diagonal, inverse = whiten(z, combine)
-    pivots, lower = diagonal[d:], inverse[d:]
-    value = jnp.log(pivots + PIVOT_OFFSET).mean()
-    # The offset weighs rows by L22_ii / (L22_ii + offset).
-    to_regions = matmul(lower[:, :d].T, (pivots / (pivots + PIVOT_OFFSET))[:, None] * lower) / d  # [d 2d]
-    gradient = combine(to_regions)  # [s d k]
-    h, w = prob_rows[0].shape
-    return value, to_pixels([gradient[:, i].ravel()[: h * w].reshape(h, w) for i in range(d)])[0]
+    prob_regions, to_pixels = jax.vjp(functools.partial(regions, radius=radius), prob)
+    weights, residual = regress(centered(regions(truth, radius)), centered(prob_regions))
+    root = jnp.sqrt(jnp.asarray(ALPHA, prob.dtype))
+    chol_diag, second_inv, (whitened, _, first) = whiten(residual, weights, root * jnp.eye(d, dtype=prob.dtype))
+    value = jnp.log(chol_diag + PIVOT_OFFSET).mean()
+    # first is √α F⁻¹, so L⁻¹ = second_inv · first / √α and L⁻¹ R = second_inv · whitened. The offset weighs rows by
+    # L_ii / (L_ii + offset).
+    inverse = matmul(second_inv.T, (chol_diag / (chol_diag + PIVOT_OFFSET))[:, None] * second_inv)  # [d d]
+    to_regions = matmul(matmul(weights.T, first.T), inverse) / (-d * ALPHA)  # [d d]
+    return value, to_pixels(matmul(to_regions, whitened))[0]
 
 
-def combine_rows(weights: Float[Array, "e r"], z: Float[Array, "s r k"]) -> Float[Array, "s e k"]:
-    """weights · z, as a matrix product of every segment."""
-    return matmul(jnp.broadcast_to(weights, (len(z), *weights.shape)), z)
+def regress(y: Float[Array, "d n"], p: Float[Array, "d n"]) -> tuple[Float[Array, "d d"], Float[Array, "d n"]]:
+    """√α W and R = Y - W P, where W minimises |Y - W P|² + α |W|².
+
+    Solved in the whitened variables q = F⁻¹ p of `whiten`, where W is w · F⁻¹. One step of iterative refinement, w +=
+    -gradient · Hessian⁻¹, makes the gradient of RMI as accurate as its value: errors of W enter it to first order.
+    """
+    d = len(p)
+    root = jnp.sqrt(jnp.asarray(ALPHA, p.dtype))
+    _, second_inv, (q, first) = whiten(p, root * jnp.eye(d, dtype=p.dtype))  # first: √α F⁻¹
+    inverse = matmul(second_inv.T, second_inv)
+    w = matmul(inner(y, q), inverse)
+    residual = y - matmul(w, q)
+    w = w + matmul(inner(residual, q) - matmul(matmul(w, first), first.T), inverse)
+    return matmul(w, first), y - matmul(w, q)
 
 
-def combine_unrolled(weights: Float[Array, "e r"], pieces: list[Float[Array, "s 1 k"]]) -> Float[Array, "s e k"]:
-    """The same of the rows of z as a sum written out, which XLA computes from the maps without reading z."""
-    return sum(weights[None, :, j, None] * row for j, row in enumerate(pieces))
-
-
-def whiten(z: Float[Array, "s r k"], combine: Callable) -> tuple[Float[Array, " r"], Float[Array, "r r"]]:
-    """Diagonal and inverse of the Cholesky factor L of Z Zᵀ, Z = [z √αI], by shifted Cholesky QR.
+def whiten(*blocks: Float[Array, "d _"]) -> tuple[Float[Array, " d"], Float[Array, "d d"], list[Array]]:
+    """The Cholesky factor L of Σ ZᵢZᵢᵀ over the blocks Zᵢ, by shifted Cholesky QR, which never fails on rounding.
 
     Computed Gram matrices of nearly collinear rows (a straight edge of the truth, a smooth prediction) are not positive
-    definite: in float32 their error exceeds α. So first the Gram matrix with RIDGE·r·ε of its diagonal added is
-    factored, F Fᵀ, which covers that error by construction; then the rows are whitened, F⁻¹Z, and their Gram matrix is
-    well conditioned and factored exactly: eigenvalues are at least α / (α + RIDGE·r·ε·max diagonal). Source: Fukaya et
-    al., SIAM J. Sci. Comput. 42(1), 2020.
+    definite: in float32 their error exceeds α. So first the Gram matrix with RIDGE·d·ε of its diagonal added is
+    factored, F Fᵀ, which covers that error by construction; then the blocks are whitened, F⁻¹Zᵢ, and their Gram matrix
+    is well conditioned and factored exactly. One block holds √α I, so its eigenvalues are at least
+    α / (α + RIDGE·d·ε·max diagonal). Source: Fukaya et al., SIAM J. Sci. Comput. 42(1), 2020.
+
+    Returns the diagonal of L, `second_inv` with L⁻¹ = second_inv · F⁻¹, and the blocks F⁻¹Zᵢ.
     """
-    eye = jnp.eye(z.shape[1], dtype=z.dtype)
-    diagonal, first = cholesky_inverse(gram(z) + ALPHA * eye, ridge=RIDGE)
-    whitened = gram(combine(first)) + ALPHA * matmul(first, first.T)
-    second_diagonal, second = cholesky_inverse(whitened, ridge=0)
-    return diagonal * second_diagonal, matmul(second, first)
+    diagonal, first = cholesky_inverse(gram(*blocks), ridge=RIDGE)
+    blocks = [matmul(first, z) for z in blocks]
+    second_diagonal, second_inv = cholesky_inverse(gram(*blocks), ridge=0)
+    return diagonal * second_diagonal, second_inv, blocks
 
 
-def gram(x: Float[Array, "s r k"]) -> Float[Array, "r r"]:
-    """Inner products of rows, segment by segment."""
-    return matmul(x, x.mT).sum(0)
+def gram(*blocks: Float[Array, "d _"]) -> Float[Array, "d d"]:
+    return sum(inner(z, z) for z in blocks)
 
 
-def segments(x: Float[Array, "r n"], longest: int) -> Float[Array, "s r k"]:
-    """x cut along n into as few parts of equal length as there must be; the rest of the last one is 0."""
-    r, n = x.shape
-    parts = -(-n // longest)
-    if parts == 1:
-        return x[None]
-    length = -(-n // (8 * parts)) * 8  # aligned for vector instructions
-    return jnp.moveaxis(jnp.pad(x, ((0, 0), (0, parts * length - n))).reshape(r, parts, length), 1, 0)
+def inner(x: Float[Array, "d n"], y: Float[Array, "e n"]) -> Float[Array, "d e"]:
+    """x yᵀ, in segments of n."""
+    return sum(matmul(x[:, i : i + SEGMENT], y[:, i : i + SEGMENT].T) for i in range(0, x.shape[1], SEGMENT))
 
 
 def cholesky_inverse(matrix: Float[Array, "d d"], *, ridge: int) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
@@ -293,7 +252,12 @@ def cholesky_inverse(matrix: Float[Array, "d d"], *, ridge: int) -> tuple[Float[
     return jnp.diagonal(factor), lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
 
 
-def regions(x: Float[Array, "hp wp"], radius: int) -> list[Float[Array, "h w"]]:
-    """x's pixel at each place of a region, of every region, rows of the region first: the d rows of P or Y, as maps."""
+def regions(x: Float[Array, "hp wp"], radius: int) -> Float[Array, "d n"]:
+    """Every radius × radius region of x as a column, rows of the region first: the paper's multi-dimensional points."""
     h, w = (size - radius + 1 for size in x.shape)
-    return [x[row : row + h, column : column + w] for row in range(radius) for column in range(radius)]
+    shifted = [x[row : row + h, column : column + w] for row in range(radius) for column in range(radius)]
+    return jnp.stack(shifted).reshape(radius**2, h * w)
+
+
+def centered(x: Float[Array, "d n"]) -> Float[Array, "d n"]:
+    return x - x.mean(1, keepdims=True)

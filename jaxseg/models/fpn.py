@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxseg.models.deeplabv3 import classifier
 from jaxseg.models.layers import Conv, conv_init, convolve, normalize
 from jaxseg.models.resnet import ResNet
-from jaxseg.ops import promote_to_float32, repeat_pixels, resize_bilinear
+from jaxseg.ops import float32_or_float64, promote_to_float32, repeat_pixels, resize_bilinear
 
 PYRAMID_FEATURES = 4  # over the stem's channels: segmentation_models_pytorch's 256 over 64
 SEGMENTATION_FEATURES = 2  # and its 128
@@ -70,5 +70,6 @@ class ConvGroupNorm(nn.Module):
         x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=1, dilation=1)
         groups = max(self.features // GROUP, 1)
         # E[x²] - E[x]² would cancel; epsilon is torch.nn.GroupNorm's.
-        norm = nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, name="norm")
+        wide = float32_or_float64(x.dtype)
+        norm = nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, dtype=wide, name="norm")
         return nn.relu(norm(promote_to_float32(x))).astype(self.dtype)

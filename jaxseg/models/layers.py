@@ -72,7 +72,10 @@ def per_channel(x: Float[ArrayLike, " c"]) -> Float[Array, "1 1 1 c"]:
 
 
 def scale_and_shift(
-    x: Float[ArrayLike, "b h w c"], mean: Float[ArrayLike, " c"], gain: Float[Array, " c"], bias: Float[ArrayLike, " c"]
+    x: Float[ArrayLike, "b h w c"],
+    mean: Float[ArrayLike, " c"],
+    gain: Float[ArrayLike, " c"],
+    bias: Float[ArrayLike, " c"],
 ) -> Float[Array, "b h w c"]:
     """(x - mean) * gain + bias in float32; folding the mean into the bias cancels where |mean| is large against x - mean."""
     return (promote_to_float32(x) - per_channel(mean)) * per_channel(gain) + per_channel(bias)
@@ -81,8 +84,8 @@ def scale_and_shift(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalize_batch(
     x: Float[Array, "b h w c"],
-    scale: Float[Array, " c"],
-    bias: Float[Array, " c"],
+    scale: Float[ArrayLike, " c"],
+    bias: Float[ArrayLike, " c"],
     epsilon: float,
     dtype: Dtype,
     axis_name: str | None,

@@ -45,7 +45,8 @@ class Pixelwise(nn.Module):
     @nn.compact
     def __call__(self, image, train):
         self.variable("batch_stats", "passes", jnp.zeros, ())
-        return nn.Dense(5)(jnp.tanh(nn.Dense(7)(image)))
+        # float: of 64 bits where these are enabled.
+        return nn.Dense(5, param_dtype=float)(jnp.tanh(nn.Dense(7, param_dtype=float)(image)))
 
 
 def peers_and_losses(name):
@@ -69,17 +70,23 @@ def small_batch(seed=0):
 @pytest.mark.usefixtures("four_devices")
 @pytest.mark.parametrize("name", FIELDS)
 def test_four_devices_are_one(name):
-    """Values, gradients and three updates. The shares hold from 0 to 90 % void, and other classes."""
-    single, losses = peers_and_losses(name)
-    replicated = parallel.replicate(single)
-    one = single_device_step(losses=losses)
-    four = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
-    for seed in range(3):
-        batch = small_batch(seed)
-        single, measured = one(single, batch)
-        replicated, of_all = four(replicated, parallel.shard(batch))
-        assert_close(parallel.unreplicate(of_all), measured, rtol=2e-5)
-        assert_close(parallel.unreplicate(replicated["unet"].params), single["unet"].params, **tolerance(name))
+    """Values, gradients and three updates. The shares hold from 0 to 90 % void, and other classes.
+
+    In float64: in float32 two programs round differently, on one CPU more than on another, and three updates by RMI alone
+    made 7e-5 of it.
+    """
+    with jax.enable_x64(True):
+        single, losses = peers_and_losses(name)
+        replicated = parallel.replicate(single)
+        one = single_device_step(losses=losses)
+        four = parallel.compile_train_step(losses=losses, seed=0, accumulate_steps=1)
+        for seed in range(3):
+            batch = small_batch(seed)
+            batch["image"] = batch["image"].astype(np.float64)
+            single, measured = one(single, batch)
+            replicated, of_all = four(replicated, parallel.shard(batch))
+            assert_close(parallel.unreplicate(of_all), measured, rtol=1e-6)
+            assert_close(parallel.unreplicate(replicated["unet"].params), single["unet"].params, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", FIELDS)

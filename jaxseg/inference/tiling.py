@@ -53,7 +53,7 @@ def sliding_window_rows(
       image: to look at.
       window_px: side of the windows.
       overlap: share of a window that the next one covers too, at least.
-      batch: windows that are given to `forward` together.
+      batch: how many windows `forward` gets at a time.
 
     Yields:
       Rows of the logits.
@@ -86,7 +86,7 @@ def sliding_window_rows(
 def window_logits(
     forward: ForwardFn, image: Image, corners: list[tuple[int, int]], *, window_px: int, batch: int
 ) -> Iterator[Float[np.ndarray, "w w c"]]:
-    """Of every window in order; `batch` of them go through the network together."""
+    """Of every window in order; the network gets `batch` windows at a time."""
     for some in itertools.batched(corners, batch):
         windows = [image[top : top + window_px, left : left + window_px] for top, left in some]
         yield from forward(windows, [(window_px, window_px)] * len(windows))

@@ -41,7 +41,7 @@ CHANNELS = 3  # of the image, which needs no gradient
 LOGITS_TRAINED = 6  # times the logits' bytes: cross-entropy, above
 ADAM = 7  # times the parameters' bytes, above
 # Where a layer's parameters do not say what it is: functions with a derivative of their own, of which the networks have
-# these two, and primitives on maps. All else is a view, or of numbers per channel.
+# these two beside BatchNorm, and primitives on maps. All else is a view, or of numbers per channel.
 PRIMITIVES = {
     "custom_jvp_call": "relu", "custom_vjp_call": "max pooling", "reduce_window_max": "max pooling",
     "concatenate": "concatenation", "add": "addition", "dot_general": "resizing", "reduce_sum": "resizing",
@@ -171,16 +171,16 @@ def identify(equation: JaxprEqn, params: Mapping, number: int) -> tuple[tuple, s
     By the layer it stands in, where that has parameters of its own, otherwise by what it is.
     """
     primitive = equation.primitive.name
-    if primitive in ("custom_jvp_call", "custom_vjp_call"):
-        return (number,), PRIMITIVES[primitive]
     path = str(equation.source_info.name_stack).split("/")[1:]
-    if path and path[-1].startswith("Dropout"):
-        return tuple(path), "dropout"
     own = params
     for name in path:
         own = own.get(name, {})
     if "scale" in own:
         return tuple(path), "normalization"
+    if primitive in ("custom_jvp_call", "custom_vjp_call"):
+        return (number,), PRIMITIVES[primitive]
+    if path and path[-1].startswith("Dropout"):
+        return tuple(path), "dropout"
     if "depthwise" in own and primitive == "conv_general_dilated":
         return (*path, "depthwise"), "convolution"
     if own.keys() & {"kernel", "pointwise"}:

@@ -6,12 +6,12 @@ d × n matrices whose columns are the n regions of radius × radius pixels (d = 
 over n. The bound of the paper is -½ log det M (equation 14) with the conditional covariance M = Σyy - Σyp (Σpp + αI)⁻¹
 Σypᵀ (equation 13); the loss is ½ log det(M + αI) / d.
 
-In float32 that difference loses all digits once predictions are confident, and its Cholesky factor is NaN. Here the same
-M is a sum of squares, the residual of regressing Y on P with a ridge:
+In float32 that difference loses all digits once predictions are confident, and its Cholesky factor is NaN. Here M is
+never computed. With both stacked, Z = [P; Y], the 2d × 2d Cholesky factor L of Z Zᵀ + αI holds all that is wanted:
 
-    W = Σyp (Σpp + αI)⁻¹        R = Y - W P        M = R Rᵀ + α W Wᵀ
+    L = [L11 0; L21 L22]      L22 L22ᵀ = M + αI      W = Σyp (Σpp + αI)⁻¹ = L21 L11⁻¹
 
-Errors of W do not matter to first order, because W minimises that sum; and differentiation with W held fixed is exact.
+and L is what a QR decomposition of [Z √αI]ᵀ gives, whose errors are relative to the residual Y - W P instead of Y.
 Dimensions: b h w c as everywhere, d region size, n number of regions.
 """
 
@@ -33,7 +33,7 @@ from jaxseg.ops import valid_pixels
 ALPHA = 5e-4  # α of the authors' code, `_POS_ALPHA`
 PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
 MAX_RADIUS = FIELDS["loss.radius"].at_most
-RIDGE = 8  # × d × machine epsilon: covers the rounding of an inner product eightfold. Values: tests/losses/test_rmi.py
+RIDGE = 2**13  # × machine epsilon: five times the rounding of Z Zᵀ that was found. Values: tests/losses/test_rmi.py
 SEGMENT = 2**14  # columns of one inner product; its rounding grows with its length
 REGION_ELEMENTS = 2**26  # of one region matrix on an accelerator: 256 MiB, as many maps at once as fit
 
@@ -185,57 +185,48 @@ def rmi_of_map(
 ) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
     """v = ½ log det(M + αI) / d of one map, and ∂v/∂prob.
 
-    With LLᵀ = M + αI, v is the mean of log L_ii. Since W minimises M, ∂v/∂P = -(1/d) Wᵀ (M + αI)⁻¹ R (the envelope
-    theorem); its mean over n is 0, as R's is, so centring P passes it on unchanged.
+    v is the mean of log L22_ii. Since W minimises |Y - W P|² + α |W|², it may be held fixed (the envelope theorem):
+    ∂v/∂P = -(1/d) Wᵀ (M + αI)⁻¹ (Y - W P). Its mean over n is 0, so centring P passes it on unchanged. L22⁻¹ [-W I] are
+    the lower rows of L⁻¹.
     """
     d = radius**2
     prob_regions, to_pixels = jax.vjp(functools.partial(regions, radius=radius), prob)
-    weights, residual = regress(centered(regions(truth, radius)), centered(prob_regions))
-    root = jnp.sqrt(jnp.asarray(ALPHA, prob.dtype))
-    chol_diag, second_inv, (whitened, _, first) = whiten(residual, weights, root * jnp.eye(d, dtype=prob.dtype))
-    value = jnp.log(chol_diag + PIVOT_OFFSET).mean()
-    # first is √α F⁻¹, so L⁻¹ = second_inv · first / √α and L⁻¹ R = second_inv · whitened. The offset weighs rows by
-    # L_ii / (L_ii + offset).
-    inverse = matmul(second_inv.T, (chol_diag / (chol_diag + PIVOT_OFFSET))[:, None] * second_inv)  # [d d]
-    to_regions = matmul(matmul(weights.T, first.T), inverse) / (-d * ALPHA)  # [d d]
+    z = centered(jnp.concatenate([prob_regions, regions(truth, radius)]))
+    diagonal, whitened, first, last = whiten(z)
+    pivots, last = diagonal[d:], last[d:]
+    value = jnp.log(pivots + PIVOT_OFFSET).mean()
+    lower = matmul(last, first)  # of L⁻¹, [d 2d]
+    # The offset weighs rows by L22_ii / (L22_ii + offset).
+    to_regions = matmul(lower[:, :d].T, (pivots / (pivots + PIVOT_OFFSET))[:, None] * last) / d  # [d 2d]
     return value, to_pixels(matmul(to_regions, whitened))[0]
 
 
-def regress(y: Float[Array, "d n"], p: Float[Array, "d n"]) -> tuple[Float[Array, "d d"], Float[Array, "d n"]]:
-    """√α W and R = Y - W P, where W minimises |Y - W P|² + α |W|².
+def whiten(
+    z: Float[Array, "r n"],
+) -> tuple[Float[Array, " r"], Float[Array, "r n"], Float[Array, "r r"], Float[Array, "r r"]]:
+    """The Cholesky factor L of Z Zᵀ + αI by shifted Cholesky QR, which never fails on rounding.
 
-    Solved in the whitened variables q = F⁻¹ p of `whiten`, where W is w · F⁻¹. One step of iterative refinement, w +=
-    -gradient · Hessian⁻¹, makes the gradient of RMI as accurate as its value: errors of W enter it to first order.
+    The computed Z Zᵀ of nearly collinear rows (a straight edge of the truth, a smooth prediction) is not positive
+    definite: in float32 its error exceeds α. So the matrix with RIDGE · ε of its diagonal added is factored, F Fᵀ,
+    which covers that error; the rows are whitened, F⁻¹ Z, and the same again. After that the least eigenvalue is about
+    α / (RIDGE · ε)² / the largest diagonal, 1 at most, and the third matrix is factored as it is. Source: Fukaya et
+    al., SIAM J. Sci. Comput. 42(1), 2020.
+
+    Args:
+      z: centred rows.
+
+    Returns:
+      The diagonal of L, the whitened rows `first` · z, and `first` and `last` with L⁻¹ = last · first.
     """
-    d = len(p)
-    root = jnp.sqrt(jnp.asarray(ALPHA, p.dtype))
-    _, second_inv, (q, first) = whiten(p, root * jnp.eye(d, dtype=p.dtype))  # first: √α F⁻¹
-    inverse = matmul(second_inv.T, second_inv)
-    w = matmul(inner(y, q), inverse)
-    residual = y - matmul(w, q)
-    w = w + matmul(inner(residual, q) - matmul(matmul(w, first), first.T), inverse)
-    return matmul(w, first), y - matmul(w, q)
-
-
-def whiten(*blocks: Float[Array, "d _"]) -> tuple[Float[Array, " d"], Float[Array, "d d"], list[Array]]:
-    """The Cholesky factor L of Σ ZᵢZᵢᵀ over the blocks Zᵢ, by shifted Cholesky QR, which never fails on rounding.
-
-    Computed Gram matrices of nearly collinear rows (a straight edge of the truth, a smooth prediction) are not positive
-    definite: in float32 their error exceeds α. So first the Gram matrix with RIDGE·d·ε of its diagonal added is
-    factored, F Fᵀ, which covers that error by construction; then the blocks are whitened, F⁻¹Zᵢ, and their Gram matrix
-    is well conditioned and factored exactly. One block holds √α I, so its eigenvalues are at least
-    α / (α + RIDGE·d·ε·max diagonal). Source: Fukaya et al., SIAM J. Sci. Comput. 42(1), 2020.
-
-    Returns the diagonal of L, `second_inv` with L⁻¹ = second_inv · F⁻¹, and the blocks F⁻¹Zᵢ.
-    """
-    diagonal, first = cholesky_inverse(gram(*blocks), ridge=RIDGE)
-    blocks = [matmul(first, z) for z in blocks]
-    second_diagonal, second_inv = cholesky_inverse(gram(*blocks), ridge=0)
-    return diagonal * second_diagonal, second_inv, blocks
-
-
-def gram(*blocks: Float[Array, "d _"]) -> Float[Array, "d d"]:
-    return sum(inner(z, z) for z in blocks)
+    first = jnp.eye(len(z), dtype=z.dtype)
+    diagonal = 1
+    for _ in range(2):
+        pivots, inverse = cholesky_inverse(inner(z, z) + ALPHA * inner(first, first), ridge=RIDGE)
+        z = matmul(inverse, z)
+        first = matmul(inverse, first)
+        diagonal = diagonal * pivots
+    pivots, last = cholesky_inverse(inner(z, z) + ALPHA * inner(first, first), ridge=0)
+    return diagonal * pivots, z, first, last
 
 
 def inner(x: Float[Array, "d n"], y: Float[Array, "e n"]) -> Float[Array, "d e"]:
@@ -244,11 +235,10 @@ def inner(x: Float[Array, "d n"], y: Float[Array, "e n"]) -> Float[Array, "d e"]
 
 
 def cholesky_inverse(matrix: Float[Array, "d d"], *, ridge: int) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
-    """Diagonal and inverse of the Cholesky factor of matrix + ridge · d · ε · its diagonal."""
-    d = len(matrix)
-    matrix = matrix + jnp.diag(ridge * d * jnp.finfo(matrix.dtype).eps * jnp.diagonal(matrix))
+    """Diagonal and inverse of the Cholesky factor of matrix + ridge · ε · its diagonal."""
+    matrix = matrix + jnp.diag(ridge * jnp.finfo(matrix.dtype).eps * jnp.diagonal(matrix))
     factor = lax.linalg.cholesky(matrix)
-    eye = jnp.eye(d, dtype=matrix.dtype)
+    eye = jnp.eye(len(matrix), dtype=matrix.dtype)
     return jnp.diagonal(factor), lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
 
 

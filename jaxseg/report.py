@@ -4,7 +4,7 @@
     python -m jaxseg.report --html [--results=results] [--output=RESULTS/report/report.html]
     python -m jaxseg.report --html [NAME=]RUN [[NAME=]RUN …] [--gallery=60] [--output=FILE.html]
 
-In: `plan.json` and the runs' JSON that `python -m scripts.study` wrote, and any other run's results.json. Out, in the
+In: `plan.json` and the runs' JSON that `python -m jaxseg.study` wrote, and any other run's results.json. Out, in the
 output folder: report.md; table1 (the paper's Table 1) and differences as CSV and LaTeX, runs and classes as CSV; figures
 as PNG and SVG. With --html: one page that needs no other file and no network, of the same tables and figures; or of the
 folders of runs, side by side, with curves, confusion matrices and the images that `python -m jaxseg.evaluate` keeps beside

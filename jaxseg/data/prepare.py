@@ -136,7 +136,8 @@ def prepared_before(data: ConfigDict, data_dir: Path) -> Prepared:
     names = ", ".join(p.folder.parent.name for p in found)
     raise InputError(
         f"config.data.dir={data.dir} holds {len(found)} prepared versions of {data.name} ({names}), and"
-        " config.data.source_dir is not set, which would say which one; set it."
+        " config.data.source_dir is not set, which would say which one; set it, or delete what is no longer wanted in"
+        f" {found[0].folder.parents[1]}."
     )
 
 

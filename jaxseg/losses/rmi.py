@@ -35,7 +35,7 @@ PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
 MAX_RADIUS = FIELDS["loss.radius"].at_most
 RIDGE = 2**13  # × machine epsilon: five times the rounding of Z Zᵀ that was found. Values: tests/losses/test_rmi.py
 SEGMENT = 2**14  # columns of one inner product; its rounding grows with its length
-REGION_ELEMENTS = 2**26  # of one region matrix on an accelerator: 256 MiB, as many maps at once as fit
+REGION_ELEMENTS = 2**26  # d × n of as many maps at once as fit on an accelerator: 512 MiB of Z
 
 matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # no TF32, no bfloat16
 loss_of_labels = arguments.loss_of_labels("radius", "pool", "pool_size")
@@ -221,17 +221,17 @@ def whiten(
     first = jnp.eye(len(z), dtype=z.dtype)
     diagonal = 1
     for _ in range(2):
-        pivots, inverse = cholesky_inverse(inner(z, z) + ALPHA * inner(first, first), ridge=RIDGE)
+        pivots, inverse = cholesky_inverse(gram(z) + ALPHA * gram(first), ridge=RIDGE)
         z = matmul(inverse, z)
         first = matmul(inverse, first)
         diagonal = diagonal * pivots
-    pivots, last = cholesky_inverse(inner(z, z) + ALPHA * inner(first, first), ridge=0)
+    pivots, last = cholesky_inverse(gram(z) + ALPHA * gram(first), ridge=0)
     return diagonal * pivots, z, first, last
 
 
-def inner(x: Float[Array, "d n"], y: Float[Array, "e n"]) -> Float[Array, "d e"]:
-    """x yᵀ, in segments of n."""
-    return sum(matmul(x[:, i : i + SEGMENT], y[:, i : i + SEGMENT].T) for i in range(0, x.shape[1], SEGMENT))
+def gram(z: Float[Array, "r n"]) -> Float[Array, "r r"]:
+    """Z Zᵀ, in segments of n."""
+    return sum(matmul(z[:, i : i + SEGMENT], z[:, i : i + SEGMENT].T) for i in range(0, z.shape[1], SEGMENT))
 
 
 def cholesky_inverse(matrix: Float[Array, "d d"], *, ridge: int) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:

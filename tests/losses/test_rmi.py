@@ -25,7 +25,7 @@ from jaxseg.losses.rmi import (
     PIVOT_OFFSET,
     RIDGE,
     centered,
-    inner,
+    gram,
     regions,
     rmi_loss,
     rmi_lower_bound,
@@ -226,7 +226,7 @@ def test_ridge_covers_four_times_the_rounding_of_gram_matrices(radius):
         rows = centered(regions(jnp.asarray(disc, jnp.float32), radius))
         rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
         exact = np.float64(rows) @ np.float64(rows).T
-        for computed in (inner(rows, rows), jax.vmap(inner)(rows[None], rows[None])[0]):
+        for computed in (gram(rows), jax.vmap(gram)(rows[None])[0]):
             least = np.linalg.eigvalsh(np.float64(computed) - exact)[0]
             assert -least < RIDGE * np.finfo(np.float32).eps / 4
 

@@ -220,12 +220,16 @@ def find_plan(preset: str) -> Path:
 
 
 def shard_of(plan: Plan, index: int, count: int) -> list[Run]:
-    """Every count-th run; one that starts from another's weights goes where that one is, after it."""
-    first = [run for run in plan.runs if not run.starts_from]
-    later = [run for run in plan.runs if run.starts_from]
-    place = {run.name: position % count for position, run in enumerate(first)}
-    place |= {run.name: place.get(Path(run.fields["model.init_from"]).name, 0) for run in later}
-    return [run for run in first + later if place[run.name] == index]
+    """One of `count` parts of about as many runs; those that start from another's weights follow that one."""
+    names = {run.name for run in plan.runs}
+    chains: dict[str, list[Run]] = {}
+    for run in sorted(plan.runs, key=lambda run: bool(run.starts_from)):
+        start = Path(run.fields["model.init_from"]).name if run.starts_from else run.name
+        chains.setdefault(start if start in names else run.name, []).append(run)
+    shards: list[list[Run]] = [[] for _ in range(count)]
+    for chain in chains.values():
+        min(shards, key=len).extend(chain)
+    return shards[index]
 
 
 def write_plan(plan: Plan, output: Path) -> None:

@@ -207,6 +207,8 @@ def test_shards_are_the_plan_and_keep_runs_with_what_they_start_from(count, plan
         read = read_plan(path)
         shards = [shard_of(read, index, count) for index in range(count)]
         assert sorted(run.name for shard in shards for run in shard) == sorted(run.name for run in read.runs)
+        sizes = [len(shard) for shard in shards]
+        assert max(sizes) - min(sizes) <= 3  # the longest chain, of the plan architectures
         for shard in shards:
             names = [run.name for run in shard]
             for run in (run for run in shard if run.starts_from and not read.base):

@@ -6,7 +6,7 @@ over seeds) and `Difference` (over pairs of runs that share data set, protocol a
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,10 +130,27 @@ class Study:
         """The runs of one cell that did not fail."""
         return [run for run in self.runs_by_seed(dataset, protocol, arm).values() if "failed" not in run]
 
-    def runs_compared(self, question: Question) -> tuple[dict[int, dict], dict[int, dict]]:
-        """Seed -> run, of the question's two arms."""
+    def runs_compared(self, question: Question) -> tuple[dict[tuple[str, int], dict], dict[tuple[str, int], dict]]:
+        """(What `*` stands for, seed) -> run, of the question's two arms; "" where they have no `*`."""
         _, dataset, protocol, of, against = question
-        return self.runs_by_seed(dataset, protocol, of), self.runs_by_seed(dataset, protocol, against)
+
+        def runs_like(pattern):
+            return {
+                (stem, seed): run
+                for arm, stem in self.arms_like(pattern).items()
+                for seed, run in self.runs_by_seed(dataset, protocol, arm).items()
+            }
+
+        return runs_like(of), runs_like(against)
+
+    def arms_like(self, pattern: str) -> dict[str, str]:
+        """Arm -> what `*` stands for in it, of the arms that fit; a pattern without `*` is an arm's name."""
+        start, star, end = pattern.partition("*")
+        if not star:
+            return {pattern: ""}
+        arms = sorted({run["study"]["arm"] for run in self.runs.values()})
+        fitting = [arm for arm in arms if arm.startswith(start) and arm[len(start) :].endswith(end)]
+        return {arm: arm[len(start) : len(arm) - len(end)] for arm in fitting}
 
 
 def papers_first(settings: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -257,17 +274,17 @@ def summarize(values: Iterable[float]) -> Summary:
     return Summary(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan, len(values))
 
 
-def pair_differences(of: dict[int, dict], against: dict[int, dict], metric: str) -> list[float]:
-    """metric(of) - metric(against) for every seed that both have."""
-    return [score(of[seed], metric) - score(against[seed], metric) for seed in of if seed in against]
+def pair_differences[K](of: Mapping[K, dict], against: Mapping[K, dict], metric: str) -> list[float]:
+    """metric(of) - metric(against) for every key (a seed) that both have."""
+    return [score(of[key], metric) - score(against[key], metric) for key in of if key in against]
 
 
-def paired_difference(of: dict[int, dict], against: dict[int, dict], metric: str) -> Difference:
+def paired_difference[K](of: Mapping[K, dict], against: Mapping[K, dict], metric: str) -> Difference:
     """The mean of the pairs' differences d and its interval: mean(d) ± t(0.975, n - 1) · s(d) / √n.
 
     Args:
-      of: seed -> run.
-      against: seed -> run; seeds that only one of the two has are left out.
+      of: seed, or another key -> run.
+      against: likewise; keys that only one of the two has are left out.
       metric: one of METRICS.
     """
     summary = summarize(pair_differences(of, against, metric))

@@ -92,6 +92,19 @@ def test_a_plan_sees_the_runs_of_its_base(tmp_path):
     assert len(more.plan["runs"]) == 3  # the base's are not its own
 
 
+def test_a_star_compares_pairs_of_several_arms_together(tmp_path):
+    """Of fcn and fpn with RMI against the same without: +0.03 +0.02 +0.06 and +0.1; psp has no pair."""
+    arms = {"fcn": UNET, "fcn_rmi": RMI, "fpn": (0.3,), "fpn_rmi": (0.4,), "psp": (0.9,), "fcn_rmi_late": (0.8,)}
+    runs = functools.reduce(operator.or_, (runs_of(arm, values) for arm, values in arms.items()))
+    write_study(tmp_path / "p", runs, questions=[{"ask": "In all?", "of": "*_rmi", "against": "*"}])
+    study = load_studies(tmp_path)[0]
+    of, against = study.runs_compared(study.questions[0])
+    assert list(of) == [("fcn", 0), ("fcn", 1), ("fcn", 2), ("fpn", 0)]
+    difference = paired_difference(of, against, "mean_iou")
+    assert difference.count == 4
+    assert difference.mean == pytest.approx((0.03 + 0.02 + 0.06 + 0.1) / 4, rel=1e-12)
+
+
 def test_a_run_that_failed_has_no_score():
     failed = {"study": {}, "failed": "unet/loss became nan at step 7", "peers": {}}
     assert math.isnan(score(failed, "mean_iou"))

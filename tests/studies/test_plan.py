@@ -1,8 +1,8 @@
 """Plans of a study: read, checked, split."""
 
+import fnmatch
 from pathlib import Path
 
-import fnmatch
 import pytest
 
 from jaxseg.config import all_fields, get_field

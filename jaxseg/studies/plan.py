@@ -11,7 +11,7 @@ In: a TOML file of `configs/study/`. Out: a `Plan` of `Run`s, each of which is o
     [config]           fields of every run, as in --config.data.size_px
     [of.NAME]          fields of the runs whose model, data set or protocol is NAME
     [[question]]       ask, of, against: two arms whose runs of the same data set, protocol and seed are compared;
-                       `*` in both stands for the same part of their names: pairs of several arms, compared together
+                       `*` in both stands for the same part of their names, and pairs of all arms that fit are pooled
     [network.NAME]     fields of a network: a [[grid]] whose `arm`, or a [[question]] whose `of`, has {network} in it is
                        made once for every NAME, one network after the other
 """

@@ -232,15 +232,15 @@ def test_ridge_covers_four_times_the_rounding_of_gram_matrices(radius):
 
 
 @pytest.mark.parametrize("radius", [2, 3, 5])
-def test_maps_together_and_without_jit_give_what_one_by_one_gives(radius):
+def test_stacked_maps_without_jit_give_what_one_by_one_gives(radius):
     """Products of stacked matrices are summed in another order, with more rounding."""
     logits, label = smooth_case((120, 150))
     maps = tuple(x[0] for x in pooled_maps(logits, label, label < 3, pool="none", pool_size=1))
     of_map = functools.partial(rmi_of_map, radius=radius)
-    together = jax.vmap(of_map)(*maps)
+    stacked = jax.vmap(of_map)(*maps)
     one_by_one = jax.jit(lambda maps: lax.map(lambda m: of_map(*m), maps))(maps)
-    np.testing.assert_allclose(together[0], one_by_one[0], atol=3e-6)
-    assert relative_norm(together[1], one_by_one[1]) < 1e-3
+    np.testing.assert_allclose(stacked[0], one_by_one[0], atol=3e-6)
+    assert relative_norm(stacked[1], one_by_one[1]) < 1e-3
 
 
 def test_constant_predictions_and_straight_edges_at_full_size():

@@ -92,7 +92,7 @@ def test_a_plan_sees_the_runs_of_its_base(tmp_path):
     assert len(more.plan["runs"]) == 3  # the base's are not its own
 
 
-def test_a_star_compares_pairs_of_several_arms_together(tmp_path):
+def test_a_star_pools_pairs_of_several_arms(tmp_path):
     """Of fcn and fpn with RMI against the same without: +0.03 +0.02 +0.06 and +0.1; psp has no pair."""
     arms = {"fcn": UNET, "fcn_rmi": RMI, "fpn": (0.3,), "fpn_rmi": (0.4,), "psp": (0.9,), "fcn_rmi_late": (0.8,)}
     runs = functools.reduce(operator.or_, (runs_of(arm, values) for arm, values in arms.items()))

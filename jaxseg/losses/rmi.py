@@ -22,7 +22,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Integer
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from jaxseg.config import FIELDS
 from jaxseg.losses import arguments
@@ -33,11 +33,13 @@ from jaxseg.ops import valid_pixels
 ALPHA = 5e-4  # α of the authors' code, `_POS_ALPHA`
 PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
 MAX_RADIUS = FIELDS["loss.radius"].at_most
-RIDGE = 2**13  # × machine epsilon: five times the rounding of Z Zᵀ that was found. Values: tests/losses/test_rmi.py
-SEGMENT = 2**14  # columns of one inner product; its rounding grows with its length
+RIDGE = 2**13  # × machine epsilon: 13 times the rounding of Z Zᵀ that was found. Values: tests/losses/test_rmi.py
+SEGMENT = 2**13  # columns of one inner product: its rounding grows with its length, and a CPU's cache holds its rows
 REGION_ELEMENTS = 2**26  # d × n of as many maps at once as fit on an accelerator: 512 MiB of Z
+CACHE_ELEMENTS = 2**19  # likewise on a CPU: 4 MiB of Z
 
-matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # no TF32, no bfloat16
+HIGHEST = lax.Precision.HIGHEST  # no TF32, no bfloat16
+matmul = functools.partial(jnp.matmul, precision=HIGHEST)
 loss_of_labels = arguments.loss_of_labels("radius", "pool", "pool_size")
 
 
@@ -133,12 +135,8 @@ def check_arguments(logits: ArrayLike, label: ArrayLike, *, radius: int, pool: s
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rmi_of_maps(truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int) -> Float[Array, "b c"]:
-    """`rmi_and_gradient` of every map. The gradient with respect to `prob` comes with the value; `truth` has none."""
-    return map_over_classes(lambda y, p: rmi_and_gradient(y, p, radius)[0], truth, prob, radius)
-
-
-def _rmi_of_maps_forward(truth, prob, radius):
-    return map_over_classes(functools.partial(rmi_and_gradient, radius=radius), truth, prob, radius)
+    """`rmi_of_map` of every image and class. The gradient with respect to `prob` comes with it; `truth` has none."""
+    return rmi_and_gradient(truth, prob, radius)[0]
 
 
 def _rmi_of_maps_backward(radius, gradient, g):
@@ -146,38 +144,53 @@ def _rmi_of_maps_backward(radius, gradient, g):
     return None, g[..., None, None] * gradient
 
 
-rmi_of_maps.defvjp(_rmi_of_maps_forward, _rmi_of_maps_backward)
+def rmi_and_gradient(
+    truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int
+) -> tuple[Float[Array, "b c"], Float[Array, "b c hp wp"]]:
+    """`rmi_of_map` of every image and class, or what it comes to where truth is constant: log √α, 0.
 
-
-def map_over_classes(function, truth: Float[Array, "b c hp wp"], prob: Float[Array, "b c hp wp"], radius: int):
-    """function(truth [h', w'], prob [h', w']) of every image and class, stacked [b, c, …].
-
-    On a CPU one map after another, so that its region matrices stay in the cache; elsewhere as many at once as
-    REGION_ELEMENTS allows.
+    As many maps at once as REGION_ELEMENTS allows; on a CPU as many as its cache holds.
     """
     b, c, h, w = truth.shape
     maps = tuple(x.reshape(b * c, h, w) for x in (truth, prob))
-    at_once = max(1, min(b * c, REGION_ELEMENTS // (radius**2 * h * w)))
-    out = lax.platform_dependent(
-        maps,
-        cpu=lambda maps: lax.map(lambda m: function(*m), maps),
-        default=lambda maps: lax.map(lambda m: function(*m), maps, batch_size=at_once),
+    of_map = functools.partial(rmi_of_map, radius=radius)
+    size = radius**2 * h * w
+    in_memory = max(1, min(b * c, REGION_ELEMENTS // size))
+    in_cache = min(b * c, max(2, CACHE_ELEMENTS // size))
+    value, gradient = lax.platform_dependent(
+        *maps,
+        cpu=lambda *maps: map_in_groups(of_map, *maps, size=in_cache),
+        default=lambda *maps: lax.map(lambda m: of_map(*m), maps, batch_size=in_memory),
     )
-    return jax.tree.map(lambda x: x.reshape(b, c, *x.shape[1:]), out)
+    constant = is_constant(truth)
+    least = jnp.log(jnp.sqrt(jnp.asarray(ALPHA, prob.dtype)) + PIVOT_OFFSET)
+    value = jnp.where(constant, least, value.reshape(b, c))
+    return value, jnp.where(constant[..., None, None], 0, gradient.reshape(prob.shape))
 
 
-def rmi_and_gradient(
-    truth: Float[Array, "hp wp"], prob: Float[Array, "hp wp"], radius: int
-) -> tuple[Float[Array, ""], Float[Array, "hp wp"]]:
-    """`rmi_of_map` of one map, or what it comes to where truth is constant (most classes of an image): log √α, 0."""
-    constant = jnp.log(jnp.sqrt(jnp.asarray(ALPHA, prob.dtype)) + PIVOT_OFFSET)
-    return lax.cond(
-        (truth == truth[0, 0]).all(),
-        lambda _, prob: (constant, jnp.zeros_like(prob)),
-        functools.partial(rmi_of_map, radius=radius),
-        truth,
-        prob,
-    )
+rmi_of_maps.defvjp(rmi_and_gradient, _rmi_of_maps_backward)
+
+
+def map_in_groups(of_map, truth: Float[Array, "m hp wp"], prob: Float[Array, "m hp wp"], *, size: int):
+    """of_map(truth, prob) of `size` maps after the other, and 0 where truth is constant, as it is in most of an image's
+    classes: these maps come last, and a group of nothing else is skipped.
+    """
+    filling = ((0, -len(truth) % size), (0, 0), (0, 0))  # constant, too
+    maps = [jnp.pad(x, filling) for x in (truth, prob)]
+    order = jnp.argsort(is_constant(maps[0]))
+    groups = [x[order].reshape(-1, size, *x.shape[1:]) for x in maps]
+
+    def of_group(group):
+        nothing = jax.tree.map(jnp.zeros_like, (group[1][:, 0, 0], group[1]))
+        return lax.cond(is_constant(group[0]).all(), lambda *_: nothing, jax.vmap(of_map), *group)
+
+    results = lax.map(of_group, groups)
+    back = jnp.argsort(order)[: len(truth)]
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[back], results)
+
+
+def is_constant(x: Float[Array, "*maps hp wp"]) -> Bool[Array, "*maps"]:
+    return (x == x[..., :1, :1]).all((-2, -1))
 
 
 def rmi_of_map(
@@ -190,20 +203,21 @@ def rmi_of_map(
     the lower rows of L⁻¹.
     """
     d = radius**2
+    n = (prob.shape[0] - radius + 1) * (prob.shape[1] - radius + 1)
     prob_regions, to_pixels = jax.vjp(functools.partial(regions, radius=radius), prob)
-    z = centered(jnp.concatenate([prob_regions, regions(truth, radius)]))
+    z = centered(jnp.concatenate([prob_regions, regions(truth, radius)], axis=1), n)
     diagonal, whitened, first, last = whiten(z)
     pivots, last = diagonal[d:], last[d:]
     value = jnp.log(pivots + PIVOT_OFFSET).mean()
     lower = matmul(last, first)  # of L⁻¹, [d 2d]
     # The offset weighs rows by L22_ii / (L22_ii + offset).
     to_regions = matmul(lower[:, :d].T, (pivots / (pivots + PIVOT_OFFSET))[:, None] * last) / d  # [d 2d]
-    return value, to_pixels(matmul(to_regions, whitened))[0]
+    return value, to_pixels(matmul_each(to_regions, whitened))[0]
 
 
 def whiten(
-    z: Float[Array, "r n"],
-) -> tuple[Float[Array, " r"], Float[Array, "r n"], Float[Array, "r r"], Float[Array, "r r"]]:
+    z: Float[Array, "s r k"],
+) -> tuple[Float[Array, " r"], Float[Array, "s r k"], Float[Array, "r r"], Float[Array, "r r"]]:
     """The Cholesky factor L of Z Zᵀ + αI by shifted Cholesky QR, which never fails on rounding.
 
     The computed Z Zᵀ of nearly collinear rows (a straight edge of the truth, a smooth prediction) is not positive
@@ -213,25 +227,30 @@ def whiten(
     al., SIAM J. Sci. Comput. 42(1), 2020.
 
     Args:
-      z: centred rows.
+      z: centred rows, in s segments of k columns.
 
     Returns:
       The diagonal of L, the whitened rows `first` · z, and `first` and `last` with L⁻¹ = last · first.
     """
-    first = jnp.eye(len(z), dtype=z.dtype)
+    first = jnp.eye(z.shape[1], dtype=z.dtype)
     diagonal = 1
     for _ in range(2):
-        pivots, inverse = cholesky_inverse(gram(z) + ALPHA * gram(first), ridge=RIDGE)
-        z = matmul(inverse, z)
+        pivots, inverse = cholesky_inverse(gram(z) + ALPHA * matmul(first, first.T), ridge=RIDGE)
+        z = matmul_each(inverse, z)
         first = matmul(inverse, first)
         diagonal = diagonal * pivots
-    pivots, last = cholesky_inverse(gram(z) + ALPHA * gram(first), ridge=0)
+    pivots, last = cholesky_inverse(gram(z) + ALPHA * matmul(first, first.T), ridge=0)
     return diagonal * pivots, z, first, last
 
 
-def gram(z: Float[Array, "r n"]) -> Float[Array, "r r"]:
-    """Z Zᵀ, in segments of n."""
-    return sum(matmul(z[:, i : i + SEGMENT], z[:, i : i + SEGMENT].T) for i in range(0, z.shape[1], SEGMENT))
+def gram(z: Float[Array, "s r k"]) -> Float[Array, "r r"]:
+    """Z Zᵀ."""
+    return jnp.einsum("srk,sqk->srq", z, z, precision=HIGHEST).sum(0)
+
+
+def matmul_each(matrix: Float[Array, "q r"], z: Float[Array, "s r k"]) -> Float[Array, "s q k"]:
+    """matrix · Z. As a batch of products: one large product would have the segments side by side first."""
+    return matmul(jnp.broadcast_to(matrix, (len(z), *matrix.shape)), z)
 
 
 def cholesky_inverse(matrix: Float[Array, "d d"], *, ridge: int) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
@@ -242,12 +261,24 @@ def cholesky_inverse(matrix: Float[Array, "d d"], *, ridge: int) -> tuple[Float[
     return jnp.diagonal(factor), lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
 
 
-def regions(x: Float[Array, "hp wp"], radius: int) -> Float[Array, "d n"]:
-    """Every radius × radius region of x as a column, rows of the region first: the paper's multi-dimensional points."""
+def regions(x: Float[Array, "hp wp"], radius: int) -> Float[Array, "s d k"]:
+    """Every radius × radius region of x as a column, rows of the region first: the paper's multi-dimensional points.
+
+    They come in segments of whole rows of x, as few as have no more than about SEGMENT columns. The last is filled up.
+    """
     h, w = (size - radius + 1 for size in x.shape)
-    shifted = [x[row : row + h, column : column + w] for row in range(radius) for column in range(radius)]
-    return jnp.stack(shifted).reshape(radius**2, h * w)
+    rows = -(-h // max(1, round(h * w / SEGMENT)))
+    segments = -(-h // rows)
+    x = jnp.pad(x, ((0, segments * rows - h), (0, 0)))
+    shifted = [x[i : i + segments * rows, j : j + w] for i in range(radius) for j in range(radius)]
+    return jnp.stack(shifted).reshape(radius**2, segments, rows * w).swapaxes(0, 1)
 
 
-def centered(x: Float[Array, "d n"]) -> Float[Array, "d n"]:
-    return x - x.mean(1, keepdims=True)
+def centered(z: Float[Array, "s r k"], n: int) -> Float[Array, "s r k"]:
+    """Z less its rows' means over the first n columns; 0 in those beyond, which fill the last segment."""
+    segments, _, k = z.shape
+    if segments * k == n:
+        return z - z.mean((0, 2), keepdims=True)
+    column = jnp.arange(segments * k).reshape(segments, 1, k)
+    mean = jnp.where(column < n, z, 0).sum((0, 2), keepdims=True) / n
+    return jnp.where(column < n, z - mean, 0)

@@ -205,7 +205,7 @@ def rmi_of_map(
     d = radius**2
     n = (prob.shape[0] - radius + 1) * (prob.shape[1] - radius + 1)
     prob_regions, to_pixels = jax.vjp(functools.partial(regions, radius=radius), prob)
-    z = centered(jnp.concatenate([prob_regions, regions(truth, radius)], axis=1), n)
+    z = jnp.concatenate([centered(prob_regions, n), centered(regions(truth, radius), n)], axis=1)
     diagonal, whitened, first, last = whiten(z)
     pivots, last = diagonal[d:], last[d:]
     value = jnp.log(pivots + PIVOT_OFFSET).mean()

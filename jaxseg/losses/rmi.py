@@ -34,7 +34,7 @@ ALPHA = 5e-4  # α of the authors' code, `_POS_ALPHA`
 PIVOT_OFFSET = 1e-8  # what their `log_det_by_cholesky` adds to each pivot
 MAX_RADIUS = FIELDS["loss.radius"].at_most
 RIDGE = 2**13  # × machine epsilon: 13 times the rounding of Z Zᵀ that was found. Values: tests/losses/test_rmi.py
-SEGMENT = 2**13  # columns of one inner product: its rounding grows with its length, and a CPU's cache holds its rows
+SEGMENT = 2**14  # columns of one inner product: its rounding grows with its length, and a CPU's cache holds its rows
 REGION_ELEMENTS = 2**26  # d × n of as many maps at once as fit on an accelerator: 512 MiB of Z
 CACHE_ELEMENTS = 2**19  # likewise on a CPU: 4 MiB of Z
 

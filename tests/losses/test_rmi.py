@@ -202,28 +202,30 @@ def test_confident_predictions(confidence):
 def test_smooth_predictions_of_straight_edges(hw, radius):
     """Rows of Y are equal, rows of P nearly: both Gram matrices are singular to float32, and α far below its rounding.
 
-    The paper's formula is off by 3e-5 here (radius 5) even in float64. Ours was off by 4e-6 at most, of six seeds.
+    The paper's formula is off by 3e-5 here (radius 5) even in float64.
     """
     logits, label = smooth_case(hw)
     bounds = rmi_lower_bound(logits, label, radius=radius, pool="none")
     for k in range(3):
         prob = rmi_oracle.sigmoid(logits[0, ..., k])
         expected = rmi_oracle.stable_bound_of_maps((label[0] == k).astype(float), prob, radius)
-        np.testing.assert_allclose(bounds[0, k], expected, atol=5e-6)
+        np.testing.assert_allclose(bounds[0, k], expected, atol=3e-6)
     gradient = jax.grad(lambda x: rmi_loss(x, label, radius=radius, pool="none"))(logits)
     with jax.enable_x64(True):
         exact = jax.grad(lambda x: rmi_loss(x, label, radius=radius, pool="none"))(logits.astype(np.float64))
     assert relative_norm(gradient, exact) < 1e-4
 
 
-@pytest.mark.parametrize("radius", [2, 5, 8])
+@pytest.mark.parametrize("radius", [2, 3, 5, 8])
 def test_ridge_covers_eight_times_the_rounding_of_gram_matrices(radius):
     """Discs with a soft border, and blocks: of these, ramps and waves, blocks are off the most, 600 ε at radius 8.
 
     An error E, of rows scaled to length 1, makes a singular Gram matrix indefinite by its least eigenvalue.
     """
     y, x = np.mgrid[:224, :224]
-    discs = [1 / (1 + np.exp((np.hypot(y - centre, x - 80) - 70) / soft)) for centre, soft in ((20, 1), (200, 20))]
+    discs = [
+        1 / (1 + np.exp((np.hypot(y - centre, x - 80) - 70) / soft)) for centre, soft in ((20, 1), (112, 5), (200, 20))
+    ]
     blocks = [(y // side + x // side) % 2 for side in (8, 112)]
     for prob in (*discs, *blocks):
         rows = centered(regions(jnp.asarray(prob, jnp.float32), radius), (225 - radius) ** 2)
@@ -403,13 +405,11 @@ def test_maps_in_groups_equal_maps_one_by_one(size):
     truth = truth.at[jnp.array([0, 5, 6])].set(0).at[3].set(1)
     of_map = functools.partial(rmi_of_map, radius=3)
     expected = [np.array(x) for x in lax.map(lambda m: of_map(*m), (truth, prob))]
-    for x in expected:
-        x[[0, 3, 5, 6]] = 0
+    others = np.array([1, 2, 4, 7, 8, 9, 10, 11])
     for actual, x in zip(map_in_groups(of_map, truth, prob, size=size), expected, strict=True):
-        constant = [0, 3, 5, 6] if size == 1 else []  # a group of nothing else is 0
-        np.testing.assert_array_equal(actual[jnp.array(constant, int)], x[constant])
-        others = [1, 2, 4, 7, 8, 9, 10, 11]
-        np.testing.assert_allclose(actual[jnp.array(others)], x[others], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(actual[others], x[others], rtol=1e-5, atol=1e-6)
+        if size == 1:  # those of constant truth are groups of nothing else
+            np.testing.assert_array_equal(actual[np.array([0, 3, 5, 6])], 0)
 
 
 @pytest.mark.parametrize("pool", ["max", "none"])

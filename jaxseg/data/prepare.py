@@ -123,10 +123,11 @@ def stamp_of(source: Source) -> str:
 
 
 def prepared_before(data: ConfigDict, data_dir: Path) -> Prepared:
-    """Without source_dir: the one set of records of this name and size that was prepared before."""
+    """Without source_dir: the records of this name and size that were prepared before; of several with the same content
+    (copied raw files have other times) the first. Raises InputError where there are none, or different ones."""
     pattern = data_dir / "prepared" / "segmentation" / variant_name(data, "*") / VERSION
     found = [p for p in map(load, sorted(data_dir.glob(str(pattern.relative_to(data_dir))))) if p]
-    if len(found) == 1:
+    if found and all((p.summary, p.labels) == (found[0].summary, found[0].labels) for p in found):
         return found[0]
     if not found:
         raise InputError(

@@ -173,6 +173,16 @@ def test_without_source_dir_what_was_prepared_is_used(data, tmp_path):
         prepare(data)
 
 
+def test_without_source_dir_raw_files_that_only_have_other_times_are_no_other_data(data, tmp_path):
+    """As after copying or unpacking them again."""
+    before = prepare(data)
+    os.utime(tmp_path / "raw/train/train_0.png", (0, 0))
+    again = prepare(data)
+    assert again.folder != before.folder
+    data.source_dir = ""
+    assert prepare(data).fingerprint == before.fingerprint
+
+
 def test_unusable_data_dir_is_named(data, tmp_path):
     (tmp_path / "file").write_text("")
     data.dir = str(tmp_path / "file" / "below")

@@ -40,6 +40,7 @@ TESTS = (  # whose numbers depend on the device
 )  # fmt: skip
 SMALL_TESTS = ("tests/losses/test_pixel.py", "tests/test_ops.py", "tests/test_metrics.py")
 SMALLEST_FIRST = {"camvid": "gpu_camvid", "voc2012": "gpu", "cityscapes": "gpu"}  # data set -> plan
+SMALL_PLANS = Path("scripts/gpu_small")
 RMI_CASES = 6  # of scripts.bench.rmi
 DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
@@ -63,9 +64,10 @@ class Piece:
     parts: tuple[Part, ...]
 
 
-BRIEF = ("--rounds=1", "--steps=1", "--torch=all")
-SMALL_STEP = ("--batch=2", "--size=64", *BRIEF)
+BRIEF = ("--rounds=1", "--steps=1")
+SMALL_STEP = ("--batch=2", "--size=64", *BRIEF, "--torch=eager")
 STEP = Part("batch8", "scripts.bench.step", (), ("--features=2", *SMALL_STEP))
+COMPILED_TOO = "--torch=all"  # of --small: only where PyTorch's compiler is done in seconds
 WITHOUT_DATA = (
     Piece(
         "tests",
@@ -85,7 +87,10 @@ WITHOUT_DATA = (
         "time and memory of RMI and its gradient beside PyTorch eager and compiled",
         tuple(
             Part(
-                f"case{case}", "scripts.bench.rmi", (f"--case={case}",), (f"--case={case}", "--rounds=1", "--torch=all")
+                f"case{case}",
+                "scripts.bench.rmi",
+                (f"--case={case}",),
+                (f"--case={case}", "--divide=4", "--rounds=1", *([COMPILED_TOO] if case == 0 else [])),
             )
             for case in range(RMI_CASES)
         ),
@@ -103,22 +108,26 @@ WITHOUT_DATA = (
                 network,
                 "scripts.bench.predict",
                 (f"--network={network}", "--batch=32", "--images=64"),
-                (f"--network={network}", "--images=2", *SMALL_STEP),
+                (f"--network={network}", "--images=2", *SMALL_STEP, *([COMPILED_TOO] if network == "unet" else [])),
             )
             for network in ("unet", "deeplabv3")
         ),
     ),
-    Piece("parity", "RMI's value and gradient with PyTorch's in float64", (Part("rmi", "scripts.checks.rmi_parity"),)),
+    Piece(
+        "parity",
+        "RMI's value and gradient with PyTorch's in float64",
+        (Part("rmi", "scripts.checks.rmi_parity", (), ("--only=* smooth, *",)),),
+    ),
     Piece(
         "memory",
         "memory of the mutual step and the batch that fits",
-        (Part("mutual", "scripts.bench.memory", (), ("--config=configs/demo.py:mutual",)),),
+        (Part("mutual", "scripts.bench.memory", (), ("--config=configs/demo.py", "--batches=1,2")),),
     ),
     Piece(
         "chaos",
         "runs that are killed and go on, bit for bit; what the deterministic operations cost that this needs",
         (
-            Part("kills", "scripts.checks.chaos", ("--kills=5",), ("--kills=1",)),
+            Part("kills", "scripts.checks.chaos", ("--kills=5",), ("--kills=1", "--runs=plain", "--steps=40")),
             dataclasses.replace(STEP, name="step", environment=DETERMINISTIC),
         ),
     ),
@@ -135,7 +144,7 @@ def all_pieces(sources: dict[str, str], *, output: Path) -> list[Piece]:
     given = [f"--source={name}={folder}" for name, folder in sources.items()]
     networks = [study("camvid", "architectures_gpu", "architectures", *given, output=output)]
     models = [
-        study(name, SMALLEST_FIRST[name], "demo", f"--datasets={name}", *given, output=output) for name in sources
+        study(name, SMALLEST_FIRST[name], "study", f"--datasets={name}", *given, output=output) for name in sources
     ]
     of_data = [
         Piece("study", "the study's models on the data that are given, the smallest set first", tuple(models)),
@@ -159,10 +168,10 @@ def input_piece(sources: dict[str, str]) -> Piece:
 
 
 def study(name: str, plan: str, small_plan: str, *options: str, output: Path) -> Part:
-    """One plan; --small: another, of which no data set is chosen."""
+    """One plan; --small: one of `SMALL_PLANS`."""
     options = (*options, f"--output={output / 'study'}")
-    small = [option for option in options if not option.startswith("--datasets")]
-    return Part(name, "jaxseg.study", (f"--preset={plan}", *options), (f"--preset={small_plan}", *small), json=False)
+    small = (f"--plan={SMALL_PLANS / small_plan}.toml", *options)
+    return Part(name, "jaxseg.study", (f"--preset={plan}", *options), small, json=False)
 
 
 def source_folders(words: str) -> dict[str, str]:

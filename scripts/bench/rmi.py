@@ -1,6 +1,7 @@
 """Time and memory of the RMI loss and its gradient, jaxseg beside PyTorch, in one run on whatever device is there.
 
-    python -m scripts.bench.rmi [--rounds=5] [--small|--case=0..5] [--torch=all|eager] [--output=FILE.json]
+    python -m scripts.bench.rmi [--rounds=5] [--small|--case=0..5] [--divide=1] [--torch=all|eager]
+                                [--output=FILE.json]
 
 Region mutual information alone, radius 3, from logits to the gradient of logits, at [8, 224, 224, 21] and
 [4, 512, 1024, 19], with max pooling 3 and without. PyTorch computes in float64 as published
@@ -8,7 +9,8 @@ Region mutual information alone, radius 3, from logits to the gradient of logits
 rendered scenes, which show 9 of the classes; or squares of every class ("dense"), because on a CPU jaxseg skips the
 classes that an image does not show. Both with 2 % void. The contestants take turns, `rounds` times, after two calls of
 each; printed are median, minimum and maximum, the ratio of medians, and the peak memory above what lay there before the
-call (in a process of its own: resident memory on a CPU, the allocator's peak on a GPU).
+call (in a process of its own: resident memory on a CPU, the allocator's peak on a GPU). --divide=4 makes heights and
+widths a quarter, to try it out.
 
 The floor is what any implementation must do: read logits and write their gradient (bytes), and the multiply-adds of
 three Gram matrices and two products with d × d matrices over n regions (operations), at the rates that this script
@@ -61,7 +63,7 @@ def inputs(shape, labels: str) -> tuple[np.ndarray, np.ndarray]:
         scenes = [CITYSCAPES.train_id_of_raw[render_scene(number)[1]].astype(np.uint8) for number in range(b)]
         label = np.stack([np.asarray(Image.fromarray(s).resize((w, h), Image.NEAREST)) for s in scenes]).astype(int)
     else:
-        label = np.kron(rng.integers(c, size=(b, h // 16, w // 16)), np.ones((1, 16, 16), int))
+        label = np.kron(rng.integers(c, size=(b, -(-h // 16), -(-w // 16))), np.ones((1, 16, 16), int))[:, :h, :w]
     logits = rng.standard_normal(shape, dtype=np.float32)
     np.put_along_axis(logits, np.minimum(label, c - 1)[..., None], 2.0, axis=-1)
     return logits, np.where(rng.random(label.shape) < 0.02, 255, label)
@@ -182,6 +184,12 @@ def report(options, rows: list[dict], rate: tuple[float, float], step: list[floa
     write_result(options.output, {"benchmark": "rmi", **measured, "results": rows}, packages=["torch"])
 
 
+def chosen_cases(options: argparse.Namespace) -> list[tuple]:
+    chosen = [CASES[options.case]] if options.case is not None else CASES[:4] if options.small else CASES
+    by = options.divide
+    return [((b, h // by, w // by, c), pool, labels) for (b, h, w, c), pool, labels in chosen]
+
+
 def main(options: argparse.Namespace) -> None:
     if options.peak_of:
         print(peak_bytes(*json.loads(options.peak_of)))
@@ -189,8 +197,7 @@ def main(options: argparse.Namespace) -> None:
     rate = rates()
     rows = []
     names = [name for name in CALLS if name != COMPILED or "compiled float32" in variants(options.torch)]
-    cases = [CASES[options.case]] if options.case is not None else CASES[:4] if options.small else CASES
-    for case in cases:
+    for case in chosen_cases(options):
         peak = {name: peak_in_own_process(name, *case) for name in names if name != COMPILED}
         calls = {name: CALLS[name](*case) for name in names if peak.get(name, 0) is not None}
         calls, failures = drop_failing(calls, reference=REFERENCE)
@@ -206,7 +213,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = result_options_of(__doc__, rounds=5)
+    parser = result_options_of(__doc__, rounds=5, divide=1)
     parser.add_argument("--small", action="store_true", help="the first shape only")
     parser.add_argument("--case", type=int, choices=range(len(CASES)), help="one of the cases, by its number")
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)

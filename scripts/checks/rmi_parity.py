@@ -1,15 +1,17 @@
 """jaxseg's RMI loss beside PyTorch's float64 one: value and gradient, case by case. Exit status 1 on any mismatch.
 
-    python -m scripts.checks.rmi_parity [--rmi-repo=CLONE] [--labels=FOLDER] [--classes=19] [--output=FILE.json]
+    python -m scripts.checks.rmi_parity [--rmi-repo=CLONE] [--labels=FOLDER] [--classes=19] [--only=GLOB]
+                                        [--output=FILE.json]
 
 By default against `scripts/torch_reference/rmi.py`, a PyTorch version of our own, in float64 throughout; with --rmi-repo against
 the authors' code in a clone of github.com/ZJULearning/RMI, which is left as it is. Label maps are random, and the PNG
-masks of --labels (class ids; what is not below --classes is void), or rendered scenes where none are given. Needs
-jaxseg[torch].
+masks of --labels (class ids; what is not below --classes is void), or rendered scenes where none are given. --only takes
+the cases whose names, as printed, match. Needs jaxseg[torch].
 """
 
 import argparse
 import dataclasses
+import fnmatch
 import itertools
 from pathlib import Path
 
@@ -128,13 +130,16 @@ def compare(case: Case, options) -> dict:
 
 def main(options: argparse.Namespace) -> int:
     jax.config.update("jax_default_matmul_precision", "highest")
+    chosen = [case for case in cases() if fnmatch.fnmatchcase(str(case), options.only)]
+    if not chosen:
+        raise InputError(f"--only={options.only}: matches none of {'; '.join(map(str, cases()))}.")
     try:
-        rows = {str(case): compare(case, options) for case in cases()}
+        rows = {str(case): compare(case, options) for case in chosen}
     except FileNotFoundError as error:
         raise InputError(str(error)) from error
     columns = [key for key in next(iter(rows.values())) if key != "agrees"]
     reference = "the authors' code" if options.rmi_repo else "PyTorch in float64"
-    names = [column.replace(" ", "\n").replace("gradient", "grad") for column in columns]
+    names = [column.replace(" ", "\n").replace("gradient", "grad").replace("float", "f") for column in columns]
     title = f"RMI of jaxseg against {reference}: relative differences"
     table = make_table(title, ["labels logits, pixel, pool, radius", *names])
     for name, row in rows.items():
@@ -153,6 +158,7 @@ def main(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parser = result_options_of(__doc__, classes=19)
+    parser.add_argument("--only", default="*", metavar="GLOB")
     parser.add_argument("--rmi-repo", type=Path)
     parser.add_argument("--labels", type=Path)
     run(main, parser)

@@ -1,5 +1,6 @@
 """`scripts/gpu.py` on small Python programs: what is done is skipped, what was stopped goes on, what fails is named."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -8,8 +9,10 @@ import time
 
 import pytest
 
+from jaxseg.config import choices_of
 from jaxseg.errors import InputError
 from jaxseg.files import read_json
+from jaxseg.studies.plan import read_plan
 from scripts import gpu
 from tests import ROOT
 
@@ -145,6 +148,20 @@ def test_pieces_are_in_order_and_their_modules_and_tests_exist(tmp_path):
         "study",
         "architectures",
     ]
+
+
+def test_small_plans_train_every_network_on_the_data_that_are_given(tmp_path):
+    """What is tried is what is run later: every source has its runs, and every network one with RMI and one without."""
+    study, architectures = gpu.all_pieces(gpu.source_folders("--source=camvid=C"), output=tmp_path)[-2:]
+    runs = read_plan(ROOT / gpu.SMALL_PLANS / "study.toml").runs
+    assert {(run.dataset, run.model) for run in runs} == set(
+        itertools.product(gpu.SMALLEST_FIRST, ("unet", "rmi", "mutual"))
+    )
+    assert study.parts[0].small[:2] == ("--plan=scripts/gpu_small/study.toml", "--datasets=camvid")
+    assert architectures.parts[0].small[0] == "--plan=scripts/gpu_small/architectures.toml"
+    networks = read_plan(ROOT / gpu.SMALL_PLANS / "architectures.toml").runs
+    trained = {(config.model.name, config.loss.name) for config in (run.config() for run in networks)}
+    assert trained == set(itertools.product(choices_of("model.name"), ("pixel", "pixel_and_rmi")))
 
 
 def test_wrong_words_are_sentences(tmp_path):

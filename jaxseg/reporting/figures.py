@@ -94,9 +94,15 @@ def plot_curves(study: Study) -> Figure:
         right.set(title=f"{_name(setting)}: mean IoU", ylim=(0, None))
     for axis in axes[-1]:
         axis.set_xlabel("step")
-    handles = [Line2D([], [], color=MODEL_COLORS[model], label=MODEL_NAMES[model]) for model in MODELS]
+    models = models_run(study, settings)
+    handles = [Line2D([], [], color=MODEL_COLORS[model], label=MODEL_NAMES[model]) for model in models]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def models_run(study: Study, settings: list[tuple[str, str]]) -> list[str]:
+    """Those of `MODELS` of which a run is finished."""
+    return [model for model in MODELS if any(study.finished_runs(*setting, model) for setting in settings)]
 
 
 def _name(setting: tuple[str, str]) -> str:
@@ -115,17 +121,20 @@ def plot_seeds(axis: Axes, lines: list[tuple[list, list]], color: str) -> None:
 def plot_confusions(study: Study) -> Figure:
     """A row per data set, a column per model: of every class's pixels, where they went; seeds added up."""
     settings = study.finished_settings
-    figure = Figure(figsize=(3.2 * len(MODELS), 2.9 * len(settings) + 0.3), layout="constrained")
-    axes = figure.subplots(len(settings), len(MODELS), squeeze=False)
+    models = models_run(study, settings)
+    figure = Figure(figsize=(3.2 * len(models), 2.9 * len(settings) + 0.3), layout="constrained")
+    axes = figure.subplots(len(settings), len(models), squeeze=False)
     for setting, row in zip(settings, axes, strict=True):
-        for model, axis in zip(MODELS, row, strict=True):
+        for model, axis in zip(models, row, strict=True):
             if runs := study.finished_runs(*setting, model):
                 plot_confusion(axis, runs)
                 axis.set_title(f"{_name(setting)}: {MODEL_NAMES[model]}", fontsize=7)
             else:
                 axis.set_axis_off()
     colors = ScalarMappable(Normalize(0, 1), cmap="viridis")
-    figure.colorbar(colors, ax=axes, shrink=0.6, label="share of the class's pixels (rows: truth, columns: prediction)")
+    figure.colorbar(
+        colors, ax=axes, shrink=0.6, label="share of the class's pixels\n(rows: truth, columns: prediction)"
+    )
     return figure
 
 

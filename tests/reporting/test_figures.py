@@ -7,7 +7,16 @@ from PIL import Image
 from jaxseg.information import share_told
 from jaxseg.labels import CITYSCAPES, VOC2012, VOID
 from jaxseg.reporting.comparison import Study
-from jaxseg.reporting.figures import RUN_COLORS, needs_log_axis, plot_information, plot_runs, prediction_figure, thin
+from jaxseg.reporting.figures import (
+    RUN_COLORS,
+    needs_log_axis,
+    plot_confusions,
+    plot_curves,
+    plot_information,
+    plot_runs,
+    prediction_figure,
+    thin,
+)
 from tests.study_results import run
 
 
@@ -46,6 +55,18 @@ def test_ticks_of_a_logarithmic_axis():
     assert needs_log_axis([[(1, 31.0), (2, 1.0)]])
     assert not needs_log_axis([[(1, 31.0), (2, 1.1)]])
     assert not needs_log_axis([[(1, 31.0), (2, -1.0)]])
+
+
+def test_confusions_and_curves_show_the_models_that_are_run():
+    """Two of three: two panels and their bar's, in shares of the rows 8 + 2 and 1 + 9; two lines in the legend."""
+    names = ["camvid-text-unet-seed0", "camvid-text-rmi-seed0"]
+    runs = {name: run(name, iou=0.1) for name in names}
+    study = Study({"plan": "p", "questions": [], "runs": [one["study"] for one in runs.values()]}, runs)
+    *panels, _bar = plot_confusions(study).axes
+    assert [panel.get_title() for panel in panels] == ["CamVid, text: U-Net", "CamVid, text: U-Net with RMI"]
+    assert panels[1].images[0].get_array()[:2].tolist() == [[0.8, 0.2, 0], [0.1, 0.9, 0]]
+    (legend,) = plot_curves(study).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["U-Net", "U-Net with RMI"]
 
 
 def test_information_figure_by_hand():

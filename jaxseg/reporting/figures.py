@@ -162,7 +162,7 @@ def plot_differences(study: Study) -> Figure:
         axis.plot(difference.mean, place, "o", color=color, markersize=4)
         pairs = pair_differences(*runs, "mean_iou")
         axis.plot(pairs, [place] * len(pairs), "|", color=color, markersize=6, alpha=0.8)
-        where = f" ({dataset_title(question.dataset)})" if len(study.settings) > 1 else ""
+        where = f" ({_name((question.dataset, question.protocol))})" if len(study.settings) > 1 else ""
         labels.append(f"{question.of} - {question.against}{where}")
     axis.set_yticks(range(len(questions)), labels)
     axis.invert_yaxis()

@@ -12,6 +12,7 @@ from jaxseg.reporting.figures import (
     needs_log_axis,
     plot_confusions,
     plot_curves,
+    plot_differences,
     plot_information,
     plot_runs,
     prediction_figure,
@@ -67,6 +68,18 @@ def test_confusions_and_curves_show_the_models_that_are_run():
     assert panels[1].images[0].get_array()[:2].tolist() == [[0.8, 0.2, 0], [0.1, 0.9, 0]]
     (legend,) = plot_curves(study).legends
     assert [text.get_text() for text in legend.get_texts()] == ["U-Net", "U-Net with RMI"]
+
+
+def test_differences_name_data_set_and_protocol():
+    """Where a plan has several of them: the same two arms differ by each."""
+    names = [f"camvid-{protocol}-{arm}-seed0" for protocol in ("text", "report") for arm in ("unet", "rmi")]
+    runs = {name: run(name, iou=0.1) for name in names}
+    asked = [{"ask": "?", "of": "rmi", "against": "unet"}]
+    figure = plot_differences(
+        Study({"plan": "p", "questions": asked, "runs": [r["study"] for r in runs.values()]}, runs)
+    )
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert sorted(labels) == ["rmi - unet (CamVid, report)", "rmi - unet (CamVid, text)"]
 
 
 def test_information_figure_by_hand():

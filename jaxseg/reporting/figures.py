@@ -132,9 +132,8 @@ def plot_confusions(study: Study) -> Figure:
             else:
                 axis.set_axis_off()
     colors = ScalarMappable(Normalize(0, 1), cmap="viridis")
-    figure.colorbar(
-        colors, ax=axes, shrink=0.6, label="share of the class's pixels\n(rows: truth, columns: prediction)"
-    )
+    bar = figure.colorbar(colors, ax=axes, shrink=0.6)
+    bar.set_label("share of the class's pixels\n(rows: truth, columns: prediction)", fontsize=7)
     return figure
 
 

@@ -33,6 +33,8 @@ def inline_svg(figure: Figure, *, name: str, label: str, titles: Sequence[str] =
         root.remove(root.find(f"{SVG}{part}"))
     for element in list(root.iter()):
         element.tag = element.tag.removeprefix(SVG)
+        if element.tag == "image":  # its id is a hash of its pixels: two alike would have one
+            element.attrib.pop("id", None)
         if match := re.fullmatch(r"run-(\d+)", element.get("id", "")):
             title = ElementTree.Element("title")
             title.text = titles[int(match[1])]

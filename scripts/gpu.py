@@ -40,7 +40,7 @@ TESTS = (  # whose numbers depend on the device
 )  # fmt: skip
 SMALL_TESTS = ("tests/losses/test_pixel.py", "tests/test_ops.py", "tests/test_metrics.py")
 SMALLEST_FIRST = {"camvid": "gpu_camvid", "voc2012": "gpu", "cityscapes": "gpu"}  # data set -> plan
-SMALL_PLANS = Path("scripts/gpu_small")
+SMALL_PLANS = Path("scripts/gpu_small")  # no name is a preset's: runs of both would be in one folder
 RMI_CASES = 6  # of scripts.bench.rmi
 DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
@@ -141,9 +141,10 @@ def all_pieces(sources: dict[str, str], *, output: Path) -> list[Piece]:
       output: where studies write.
     """
     given = [f"--source={name}={folder}" for name, folder in sources.items()]
-    networks = [study("camvid", "architectures_gpu", "architectures", *given, output=output)]
+    networks = [study("camvid", "architectures_gpu", "small_architectures", *given, output=output)]
     models = [
-        study(name, SMALLEST_FIRST[name], "study", f"--datasets={name}", *given, output=output) for name in sources
+        study(name, SMALLEST_FIRST[name], "small_study", f"--datasets={name}", *given, output=output)
+        for name in sources
     ]
     of_data = [
         Piece("study", "the study's models on the data that are given, the smallest set first", tuple(models)),

@@ -183,6 +183,9 @@ def test_another_table_is_prepared_anew(tmp_path):
     (root / "classes.toml").write_text((root / "classes.toml").read_text().replace('"sky"', '"heaven"'))
     after = prepare(data)
     assert after.folder != before.folder
+    data.source_dir = ""  # the same pixels, but other classes: which is meant?
+    with pytest.raises(InputError, match=r"holds 2 prepared versions"):
+        prepare(data)
     assert after.labels.names[0] == "heaven"
 
 

@@ -153,15 +153,17 @@ def test_pieces_are_in_order_and_their_modules_and_tests_exist(tmp_path):
 def test_small_plans_train_every_network_on_the_data_that_are_given(tmp_path):
     """What is tried is what is run later: every source has its runs, and every network one with RMI and one without."""
     study, architectures = gpu.all_pieces(gpu.source_folders("--source=camvid=C"), output=tmp_path)[-2:]
-    runs = read_plan(ROOT / gpu.SMALL_PLANS / "study.toml").runs
+    runs = read_plan(ROOT / gpu.SMALL_PLANS / "small_study.toml").runs
     assert {(run.dataset, run.model) for run in runs} == set(
         itertools.product(gpu.SMALLEST_FIRST, ("unet", "rmi", "mutual"))
     )
-    assert study.parts[0].small[:2] == ("--plan=scripts/gpu_small/study.toml", "--datasets=camvid")
-    assert architectures.parts[0].small[0] == "--plan=scripts/gpu_small/architectures.toml"
-    networks = read_plan(ROOT / gpu.SMALL_PLANS / "architectures.toml").runs
+    assert study.parts[0].small[:2] == ("--plan=scripts/gpu_small/small_study.toml", "--datasets=camvid")
+    assert architectures.parts[0].small[0] == "--plan=scripts/gpu_small/small_architectures.toml"
+    networks = read_plan(ROOT / gpu.SMALL_PLANS / "small_architectures.toml").runs
     trained = {(config.model.name, config.loss.name) for config in (run.config() for run in networks)}
     assert trained == set(itertools.product(choices_of("model.name"), ("pixel", "pixel_and_rmi")))
+    presets = {path.name for path in (ROOT / "configs/study").glob("*.toml")}
+    assert presets.isdisjoint(path.name for path in (ROOT / gpu.SMALL_PLANS).iterdir())  # they would share folders
 
 
 def test_wrong_words_are_sentences(tmp_path):
